@@ -1,0 +1,99 @@
+"""The knobs of the relay machine, each with the reason for its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class RelayConfig:
+    """What an operator or a test may set. Times in seconds, sizes in bytes."""
+
+    #: Neighbours at most: with 8 random ones, a thousand nodes stay connected when 40 % of them die (HyParView, fig. 2).
+    active_view_max: int = 8
+    #: Below this many neighbours the node looks for more; between the two it accepts but does not look, so views settle.
+    active_view_aim: int = 6
+    #: Contacts remembered for repair; about log N times the active view.
+    passive_view_max: int = 64
+    shuffle_interval_s: float = 10.0
+    #: Contacts in one shuffle message.
+    shuffle_sample: int = 8
+    #: Hops of a newcomer's walk, and how many walks start at the node it joined.
+    walk_hops: int = 3
+    walks_per_join: int = 2
+    #: A dial costs 250 ms at best; a host that does not answer within this is not worth waiting for.
+    dial_timeout_s: float = 10.0
+    dials_max: int = 4
+    #: A contact that refused or could not be dialled is left alone so long.
+    redial_backoff_s: float = 20.0
+    #: Gossip is a hint: ask two neighbours for their heads so often, and tell all of them our rate (a heartbeat).
+    reconcile_interval_s: float = 2.0
+    reconcile_neighbours: int = 2
+    heartbeat_interval_s: float = 5.0
+    #: Four missed heartbeats: the connection is a black hole that TCP has not noticed yet.
+    silence_max_s: float = 20.0
+    #: A Hello that was not answered within this is said again. A neighbour that says Hello again, at least half of this after ours, has
+    #: forgotten us, or never heard ours; less than that, the two have crossed.
+    hello_patience_s: float = 3.0
+
+    #: Have-updates wait so long for company: a small libp2p message costs a millisecond of CPU at each end.
+    have_interval_s: float = 0.2
+    #: Bytes asked for and not yet verified, over all peers: what may sit in sockets and worker threads.
+    receive_budget_bytes: int = 48 * MIB
+    #: One request asks for what its peer delivers in this time …
+    run_time_s: float = 0.1
+    #: … but at most this much: a longer run holds chunks back from faster peers.
+    run_bytes_max: int = 4 * MIB
+    #: A peer's window is rate * (rtt + slack), at least two runs so that one is always under way.
+    window_slack_s: float = 0.25
+    window_bytes_max: int = 16 * MIB
+    fetches_per_peer_max: int = 4
+
+    #: A peer nobody has measured is tried as if it gave this much: 64 Mbit/s, a home uplink.
+    rate_prior_bytes_per_s: float = 8e6
+    #: No estimate falls below this, so a bad start does not exclude a peer for ever.
+    rate_floor_bytes_per_s: float = 16e3
+    rtt_prior_s: float = 0.05
+    #: Weight of the newest sample.
+    rate_smoothing: float = 0.3
+    #: Bytes are summed over so long before they count as one sample.
+    rate_sample_s: float = 0.2
+    #: An advertised rate counts at most this much above the measured one.
+    advertised_trust: float = 1.25
+    #: How many holders of a chunk are compared, and how often one is taken blindly to learn its rate.
+    source_sample: int = 3
+    exploration: float = 0.05
+
+    #: No byte for so long: the peer or the path is gone.
+    fetch_idle_timeout_s: float = 5.0
+    #: A fetch may take this many times its estimate, and never less than `fetch_deadline_min_s`.
+    fetch_deadline_factor: float = 8.0
+    fetch_deadline_min_s: float = 15.0
+    #: Each failure in a row doubles the next deadline, so often at most: a peer too slow for one chunk of 8 MiB within the deadline
+    #: never gives a sample, and would be cut off for ever (15 s * 2**3 suffice for 70 kB/s).
+    fetch_deadline_doublings_max: int = 3
+    #: The last chunks are asked from a second holder when the first is this many times over its estimate.
+    hedge_factor: float = 2.0
+    hedge_after_min_s: float = 0.5
+    #: Hedged bytes at most, as a share of the blob.
+    hedge_share_max: float = 0.03
+    #: A peer that failed is left alone so long, doubling up to the maximum.
+    retry_backoff_s: float = 0.5
+    retry_backoff_max_s: float = 15.0
+    #: A peer that sent a bad chunk is refused so long, doubling with each further one up to the maximum.
+    quarantine_s: float = 60.0
+    quarantine_max_s: float = 3600.0
+    #: Local disk trouble: nothing is fetched for so long.
+    store_pause_s: float = 5.0
+
+    #: Blobs that a peer may speak of before we know them.
+    early_blobs_per_peer_max: int = 8
+    #: Peers, besides the neighbours, whose conduct and rate are remembered: a new peer id costs nothing.
+    peer_records_max: int = 1024
+    #: Contacts that are left alone for a while, at most.
+    resting_max: int = 1024
+    #: Entries of the story.
+    story_max: int = 512

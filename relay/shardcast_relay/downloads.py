@@ -1,0 +1,304 @@
+"""The downloads of this node: wanted objects, fetches under way, whom to ask next.
+
+It owns the flow event → bookkeeping → next requests for everything that moves bytes. `exchange` owns what neighbours say they hold,
+`membership` who the neighbours are, `ledger` what is known of how peers serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shardcast_proto.ids import Digest, PeerId
+from shardcast_proto.messages import Want
+
+from .commands import CancelFetch, FetchChunks, FetchObject
+from .config import RelayConfig
+from .events import BlobOpened, ChunkVerified, FetchEnded, HeadAccepted, Outcome
+from .exchange import Exchange
+from .fetches import Fetch, FetchTable
+from .ledger import Ledger
+from .objects import WantedObject, WantedObjects
+from .outbox import Outbox
+from .randomness import Rng
+from .schedule import Request, next_hedge, next_request
+from .selection import Source
+from .transfer import Transfer
+
+
+class Downloads:
+    """What is fetched, and whom to ask next. Gives commands through the `Outbox` it is handed."""
+
+    def __init__(self, config: RelayConfig, rng: Rng, exchange: Exchange) -> None:
+        self._config = config
+        self._rng = rng
+        self._exchange = exchange
+        self.neighbours = exchange.neighbours
+        self.transfers = exchange.transfers
+        self.objects = WantedObjects()
+        self.fetches = FetchTable()
+        self._ledger = Ledger(config, self.neighbours)
+        self.reputations = self._ledger.reputations
+        self.rates = self._ledger.rates
+        self.reputation = self._ledger.reputation
+        self.rate = self._ledger.rate
+        self.quarantined_until_s = self._ledger.quarantined_until_s
+        #: Nothing is fetched before this time: our own disk is in trouble.
+        self.store_paused_until_s = 0.0
+        #: When to look at stalled work again: hedges, paused peers, object retries. None: nothing waits.
+        self.retry_at_s: float | None = None
+
+    # --- objects and blobs ----------------------------------------------------------------------------------------
+
+    def head_accepted(self, event: HeadAccepted) -> None:
+        """Want the manifest that a new head names, unless its blob is open here."""
+        if any(transfer.manifest == event.manifest for transfer in self.transfers.values()):
+            return
+        self.objects.want(
+            WantedObject(event.manifest, event.manifest_bytes, event.channel, seq=event.seq, source=event.source)
+        )
+
+    def blob_opened(self, event: BlobOpened, out: Outbox, now_s: float) -> None:
+        """Begin (or go on) fetching and serving a blob."""
+        if event.manifest is not None:
+            self.objects.obtained(event.manifest)
+        transfer = self.transfers.get(event.blob)
+        if transfer is None:
+            self._exchange.open(event, out)
+            return
+        transfer.priority = max(transfer.priority, event.priority)
+        transfer.manifest = event.manifest or transfer.manifest
+        if transfer.chunks_found(event.mask):
+            self._chunks_are_here(transfer, out, now_s)
+
+    def blob_closed(self, blob: Digest, out: Outbox) -> None:
+        """Stop fetching and serving a blob."""
+        if self._exchange.close(blob, out):
+            for fetch in self.fetches:
+                if fetch.target == blob and not fetch.is_object:
+                    fetch.is_abandoned = True
+                    self._cancel(fetch, out)
+
+    # --- fetches --------------------------------------------------------------------------------------------------
+
+    def chunk_verified(self, event: ChunkVerified, out: Outbox, now_s: float) -> None:
+        """Count a chunk, and cancel other fetches that only bring what is here."""
+        fetch = self.fetches.get(event.fetch_id)
+        if fetch is None or not self.fetches.chunk_arrived(fetch, event.index):
+            return
+        self.rate(fetch.peer).bytes_arrived(event.size_bytes, now_s)
+        transfer = None if fetch.is_abandoned else self.transfers.get(fetch.target)
+        if transfer is not None and transfer.chunk_verified(event.index):
+            self._chunks_are_here(transfer, out, now_s)
+
+    def fetch_ended(self, event: FetchEnded, out: Outbox, now_s: float) -> Fetch | None:
+        """Settle a fetch: what did not arrive is wanted again, and the peer's record is written."""
+        fetch = self.fetches.end(event.fetch_id)
+        if fetch is None:
+            return None
+        rate = self.rate(fetch.peer)
+        if event.rtt_s is not None:
+            rate.first_byte_arrived(event.rtt_s)
+        failed = event.outcome not in (Outcome.DONE, Outcome.PARTIAL)
+        rate.fetch_ended(now_s, failed=failed, others=self.fetches.count(fetch.peer))
+        transfer = None if fetch.is_abandoned else self.transfers.get(fetch.target)
+        if fetch.is_object:
+            # a cancelled object is one that this node refused: asking elsewhere for the same bytes is of no use
+            self.objects.fetch_ended(fetch.fetch_id, is_final=event.outcome in (Outcome.DONE, Outcome.CANCELLED))
+        elif transfer is not None:
+            transfer.wanted |= fetch.remaining & ~transfer.have.mask & ~self.fetches.covering(fetch.target)
+            if event.outcome is Outcome.MISSING:
+                transfer.holder_lacks(fetch.peer, fetch.remaining)
+            elif event.outcome is Outcome.PARTIAL:
+                # the run stopped at the first chunk that is not there; nothing was said of those behind it
+                transfer.holder_lacks(fetch.peer, fetch.remaining & -fetch.remaining)
+        self._settle_blame(fetch, event.outcome, now_s)
+        if event.outcome is Outcome.CORRUPT:
+            for other in self.fetches:
+                if other.peer == fetch.peer:
+                    self._cancel(other, out)
+        return fetch
+
+    def ask_for_more(self, out: Outbox, now_s: float) -> None:
+        """Give every fetch command that the windows, the budget and the neighbours' haves allow."""
+        self.retry_at_s = None
+        if now_s < self.store_paused_until_s:
+            self.retry_at_s = self.store_paused_until_s
+            return
+        unfinished = [transfer for transfer in self.transfers.values() if not transfer.is_complete]
+        if not unfinished and not self.objects:
+            return
+        sources = self._sources(now_s)
+        self._ask_for_objects(sources, out, now_s)
+        for transfer in sorted(unfinished, key=lambda transfer: -transfer.priority):
+            while self._has_budget and transfer.wanted:
+                request = next_request(transfer, list(sources.values()), self._config, self._rng)
+                if request is None:
+                    break
+                self._order(transfer, request, out, now_s)
+            self._hedge(transfer, sources, out, now_s)
+            self._look_again(now_s, now_s + self._config.hedge_after_min_s)
+
+    def ask_again_what_others_have(self, out: Outbox) -> None:
+        """Repeat `Want` for blobs that stand still: a `Want` or a `Have` may have been lost."""
+        for transfer in self.transfers.values():
+            if transfer.wanted and not self.fetches.covering(transfer.blob):
+                for peer in self.neighbours:
+                    if transfer.holders.get(peer) != transfer.full():
+                        out.send(peer, Want(transfer.blob))
+
+    def check(self) -> None:
+        """Recount everything that is kept incrementally.
+
+        Raises:
+            InvariantViolated: A count is off, or a chunk is in two states.
+        """
+        self.fetches.check()
+        for transfer in self.transfers.values():
+            transfer.check(self.fetches.covering(transfer.blob))
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _has_budget(self) -> bool:
+        return self.fetches.total_bytes < self._config.receive_budget_bytes
+
+    def _chunks_are_here(self, transfer: Transfer, out: Outbox, now_s: float) -> None:
+        self._exchange.tell_soon(now_s)
+        if transfer.hedged_count or transfer.is_complete:
+            for fetch in self.fetches:
+                is_useless = fetch.remaining and not fetch.remaining & ~transfer.have.mask
+                if fetch.target == transfer.blob and is_useless:
+                    self._cancel(fetch, out)
+        if transfer.is_complete:
+            self._exchange.announce_complete(transfer, out)
+
+    def _sources(self, now_s: float) -> dict[PeerId, Source]:
+        sources: dict[PeerId, Source] = {}
+        for peer, contact in self.neighbours.items():
+            reputation = self.reputation(peer)
+            if not contact.serve:
+                continue
+            if reputation.is_usable(now_s):
+                sources[peer] = Source(
+                    peer,
+                    contact.serve,
+                    self.rate(peer),
+                    reputation,
+                    self.fetches.in_flight(peer),
+                    self.fetches.count(peer),
+                )
+            else:
+                self._look_again(now_s, max(reputation.paused_until_s, reputation.quarantined_until_s))
+        return sources
+
+    def _order(self, transfer: Transfer, request: Request, out: Outbox, now_s: float) -> Fetch:
+        source = request.source
+        estimate_s = source.eta_s(request.count * transfer.chunk_bytes)
+        deadline_s = now_s + source.deadline_s(self._config, estimate_s)
+        fetch = Fetch(
+            self.fetches.next_id(),
+            source.peer,
+            transfer.blob,
+            request.mask,
+            transfer.chunk_bytes,
+            now_s,
+            deadline_s,
+            estimate_s,
+            is_hedge=request.is_hedge,
+        )
+        self._enter(fetch, source, now_s)
+        transfer.wanted &= ~request.mask
+        out.add(
+            FetchChunks(
+                out.cause,
+                fetch.fetch_id,
+                source.peer,
+                source.addresses,
+                transfer.blob,
+                request.first,
+                request.count,
+                deadline_s,
+                self._config.fetch_idle_timeout_s,
+            )
+        )
+        return fetch
+
+    def _enter(self, fetch: Fetch, source: Source, now_s: float) -> None:
+        if not self.fetches.count(source.peer):
+            source.rate.fetch_started(now_s)
+        self.fetches.add(fetch)
+        source.owed_bytes = self.fetches.in_flight(source.peer)
+        source.fetch_count = self.fetches.count(source.peer)
+
+    def _hedge(self, transfer: Transfer, sources: Mapping[PeerId, Source], out: Outbox, now_s: float) -> None:
+        while self._has_budget:
+            found = next_hedge(transfer, list(sources.values()), self.fetches, self._config, now_s=now_s)
+            if found is None:
+                return
+            fetch, request = found
+            fetch.is_hedged = True
+            transfer.hedged_count += request.count
+            self._order(transfer, request, out, now_s)
+
+    def _ask_for_objects(self, sources: Mapping[PeerId, Source], out: Outbox, now_s: float) -> None:
+        for wanted in self.objects:
+            if wanted.fetch_id is not None or not self._has_budget:
+                continue
+            wanted.begin_round(now_s)
+            candidates = [source for peer, source in sources.items() if peer not in wanted.asked]
+            if candidates:
+                first = next((source for source in candidates if source.peer == wanted.source), None)
+                self._order_object(wanted, first or self._rng.choice(candidates), out, now_s)
+            else:
+                self._look_again(now_s, wanted.end_round(self._config, now_s))
+
+    def _order_object(self, wanted: WantedObject, source: Source, out: Outbox, now_s: float) -> None:
+        estimate_s = source.eta_s(wanted.size_bytes)
+        deadline_s = now_s + source.deadline_s(self._config, estimate_s)
+        fetch = Fetch(
+            self.fetches.next_id(),
+            source.peer,
+            wanted.digest,
+            0,
+            wanted.size_bytes,
+            now_s,
+            deadline_s,
+            estimate_s,
+            is_object=True,
+        )
+        wanted.fetch_id = fetch.fetch_id
+        wanted.asked[source.peer] = None
+        self._enter(fetch, source, now_s)
+        out.add(
+            FetchObject(
+                out.cause,
+                fetch.fetch_id,
+                source.peer,
+                source.addresses,
+                wanted.digest,
+                wanted.size_bytes,
+                deadline_s,
+            )
+        )
+
+    def _settle_blame(self, fetch: Fetch, outcome: Outcome, now_s: float) -> None:
+        if outcome is Outcome.STORE:
+            self.store_paused_until_s = now_s + self._config.store_pause_s
+        elif outcome in (Outcome.DONE, Outcome.PARTIAL):
+            self.reputation(fetch.peer).succeeded()
+        elif outcome is Outcome.CORRUPT:
+            self.reputation(fetch.peer).sent_bad_chunk(now_s)
+        elif outcome is Outcome.BUSY:
+            self.reputation(fetch.peer).pause(now_s, self._config.retry_backoff_s)
+        elif outcome is not Outcome.CANCELLED and not (outcome is Outcome.MISSING and fetch.is_object):
+            self.reputation(fetch.peer).failed(now_s)
+
+    def _cancel(self, fetch: Fetch, out: Outbox) -> None:
+        if not fetch.is_cancelled:
+            fetch.is_cancelled = True
+            out.add(CancelFetch(out.cause, fetch.fetch_id))
+
+    def _look_again(self, now_s: float, at_s: float) -> None:
+        at_s = max(at_s, now_s + 0.01)
+        if self.retry_at_s is None or at_s < self.retry_at_s:
+            self.retry_at_s = at_s

@@ -1,0 +1,268 @@
+"""The swarm machine: facts in, orders out.
+
+Theory of operation. The machine is sans-IO: `handle(event, now_s=…)` is the only way in and returns commands; it opens no socket, reads
+no clock, and draws randomness from the generator it was given, so that one seed is one run. The shell around it (the daemon's, or the
+simulator's) carries the commands out and reports what happened. Payload bytes never pass through here: the machine knows chunks by
+index, the bytes go from the wire to the store beside it.
+
+    HeadAccepted ──► FetchObject(manifest) ──► BlobOpened ──► Want to neighbours ──► Have from them
+                                                    │                                   │
+                         Have to listeners ◄── ChunkVerified ◄── FetchChunks ◄── schedule: rarest first, from the
+                                                    │                            source with the earliest arrival
+                                         Done to neighbours (complete)
+
+A relay serves a chunk from the moment it is verified (cut-through), because have-updates go out while it still fetches others.
+
+Parts: `membership` (who the neighbours are), `exchange` (who has what), `downloads` (what to fetch), with `transfer`, `availability`,
+`schedule`, `selection`, `ledger`, `bandwidth` and `reputation` below them. Timers: `next_wake_s` is when to send `Ticked`.
+
+The machine never raises for what a peer did; nonsense from a peer costs that peer its connection. It raises only `InvariantViolated`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from shardcast_proto.errors import InvariantViolated, RemoteProtocolError
+from shardcast_proto.ids import Digest, PeerId
+from shardcast_proto.messages import Cancel, Done, GetHead, Have, Rate, Want
+
+from .commands import Command
+from .config import RelayConfig
+from .downloads import Downloads
+from .events import (
+    BlobClosed,
+    BlobOpened,
+    ChannelJoined,
+    ChunkVerified,
+    DialFailed,
+    Event,
+    FetchEnded,
+    GoodbyeReceived,
+    HeadAccepted,
+    HelloReceived,
+    MessageReceived,
+    Outcome,
+    PeerConnected,
+    PeerDisconnected,
+    PeersReceived,
+    Started,
+    Ticked,
+)
+from .exchange import Exchange
+from .membership import Membership
+from .outbox import Outbox
+from .randomness import Rng
+from .story import Story
+
+
+class Machine:
+    """The decisions of one node."""
+
+    def __init__(self, self_id: PeerId, *, rng: Rng, config: RelayConfig | None = None) -> None:
+        self.config = config or RelayConfig()
+        self._rng = rng
+        self._event_id = 0
+        self._now_s = 0.0
+        self.membership = Membership(self_id, self.config, rng)
+        self.exchange = Exchange(self.config)
+        self.downloads = Downloads(self.config, rng, self.exchange)
+        self.story = Story(self.config.story_max)
+        #: Our uplink, told to neighbours; 0 when unknown.
+        self._up_bytes_per_s = 0
+        self._shuffle_at_s = self._reconcile_at_s = self._heartbeat_at_s = 0.0
+        #: Messages of kinds or about blobs that nobody here knows what to do with.
+        self.ignored_messages = 0
+        self._handlers: dict[type, Callable[[Any, Outbox], None]] = {
+            Started: self._started,
+            Ticked: self._ticked,
+            ChannelJoined: self._channel_joined,
+            PeerConnected: lambda event, out: self.membership.peer_connected(event.peer, out, self._now_s),
+            DialFailed: self._dial_failed,
+            PeerDisconnected: self._peer_disconnected,
+            HelloReceived: self._hello_received,
+            PeersReceived: lambda event, out: self.membership.peers_received(event, out, self._now_s),
+            GoodbyeReceived: self._goodbye_received,
+            MessageReceived: self._message_received,
+            HeadAccepted: lambda event, out: self.downloads.head_accepted(event),
+            BlobOpened: lambda event, out: self.downloads.blob_opened(event, out, self._now_s),
+            BlobClosed: lambda event, out: self.downloads.blob_closed(event.blob, out),
+            ChunkVerified: lambda event, out: self.downloads.chunk_verified(event, out, self._now_s),
+            FetchEnded: self._fetch_ended,
+        }
+
+    def handle(self, event: Event, *, now_s: float) -> list[Command]:
+        """Take in one fact and return the orders that follow from it, in order.
+
+        Args:
+            event: What happened.
+            now_s: Seconds on any monotonic clock, never smaller than before.
+
+        Raises:
+            InvariantViolated: Our own bug; the message ends with the story.
+        """
+        self._now_s = max(self._now_s, now_s)
+        self._event_id += 1
+        out = Outbox(self._event_id)
+        self._hear(event)
+        try:
+            self._handlers[type(event)](event, out)
+            self.downloads.ask_for_more(out, self._now_s)
+        except InvariantViolated as error:
+            lines = "\n".join(map(str, self.story.about()[-20:]))
+            raise InvariantViolated(f"{error.message}, at {event}\n{lines}") from error
+        self.story.tell(self._event_id, self._now_s, event, out.commands)
+        return out.commands
+
+    @property
+    def next_wake_s(self) -> float:
+        """When, on the clock of `handle`, the machine wants a `Ticked` at the latest."""
+        times = [self._shuffle_at_s, self._reconcile_at_s, self._heartbeat_at_s]
+        times += [at_s for at_s in (self.downloads.retry_at_s, self.exchange.tell_at_s) if at_s is not None]
+        return min(times)
+
+    def check(self) -> None:
+        """Compare every count with a recount.
+
+        Raises:
+            InvariantViolated: One differs.
+        """
+        self.membership.check()
+        self.downloads.check()
+        if self.exchange.neighbours.keys() != self.membership.active.keys():
+            raise InvariantViolated("exchange and membership disagree about the neighbours")
+
+    def _hear(self, event: Event) -> None:
+        peer = getattr(event, "peer", None)
+        neighbour = self.membership.active.get(peer) if peer else None
+        if neighbour is not None:
+            neighbour.heard_s = self._now_s
+
+    def _started(self, event: Started, out: Outbox) -> None:
+        self.membership.record = event.record
+        self.membership.bootstrap = {contact.peer: contact for contact in event.bootstrap}
+        self._up_bytes_per_s = event.up_bytes_per_s
+        self._shuffle_at_s = self._now_s + self.config.shuffle_interval_s
+        self._reconcile_at_s = self._now_s + self.config.reconcile_interval_s
+        self._heartbeat_at_s = self._now_s + self.config.heartbeat_interval_s
+        self.membership.look_for_neighbours(out, self._now_s)
+
+    def _channel_joined(self, event: ChannelJoined, out: Outbox) -> None:
+        self.membership.channels[event.channel] = None
+        for peer in self.membership.active:
+            out.send(peer, GetHead(event.channel))
+
+    def _ticked(self, event: Ticked, out: Outbox) -> None:
+        now_s = self._now_s
+        if self.exchange.tell_at_s is not None and now_s >= self.exchange.tell_at_s:
+            self.exchange.tell_haves(out)
+        if now_s >= self._reconcile_at_s:
+            self._reconcile_at_s = now_s + self.config.reconcile_interval_s
+            self._reconcile(out)
+        if now_s >= self._heartbeat_at_s:
+            self._heartbeat_at_s = now_s + self.config.heartbeat_interval_s
+            for peer in self.membership.active:
+                out.send(peer, Rate(self._up_bytes_per_s))
+            self.downloads.ask_again_what_others_have(out)
+        if now_s >= self._shuffle_at_s:
+            self._shuffle_at_s = now_s + self.config.shuffle_interval_s
+            self.membership.shuffle(out)
+
+    def _reconcile(self, out: Outbox) -> None:
+        """Ask a few neighbours for their heads; replace neighbours that are gone or silent."""
+        for peer in self.membership.silent_neighbours(self._now_s):
+            self._drop(peer, out, "silent for too long")
+        for peer in self.membership.idle_connections(self._now_s):
+            self._drop(peer, out, "no neighbour of ours")
+        self.membership.look_for_neighbours(out, self._now_s)
+        for channel in self.membership.channels:
+            peers = [peer for peer, other in self.membership.active.items() if channel in other.channels]
+            for peer in self._rng.sample(peers, min(self.config.reconcile_neighbours, len(peers))):
+                out.send(peer, GetHead(channel))
+
+    def _hello_received(self, event: HelloReceived, out: Outbox) -> None:
+        if event.contact.peer != event.peer or event.peer == self.membership.self_id:
+            out.hangup(event.peer, "presents itself as somebody else")
+            return
+        if self._now_s < self.downloads.quarantined_until_s(event.peer):
+            out.hangup(event.peer, "quarantined")
+            return
+        is_new, dropped = self.membership.hello_received(event, out, self._now_s)
+        for peer in dropped:
+            self.exchange.neighbour_down(peer)
+        if not is_new:
+            if event.peer in self.membership.active:
+                self.exchange.neighbours[event.peer] = event.contact
+            return
+        self.exchange.neighbour_down(event.peer)  # a neighbour that begins anew has forgotten what it told and was told
+        self.exchange.neighbour_up(event.contact, out)
+        self.downloads.rate(event.peer).advertised = event.contact.up_bytes_per_s
+        for channel in self.membership.channels:
+            if channel in event.channels:
+                out.send(event.peer, GetHead(channel))
+
+    def _dial_failed(self, event: DialFailed, out: Outbox) -> None:
+        self.membership.dial_failed(event, self._now_s)
+        self.membership.look_for_neighbours(out, self._now_s)
+
+    def _goodbye_received(self, event: GoodbyeReceived, out: Outbox) -> None:
+        if self.membership.goodbye_received(event, self._now_s):
+            self.exchange.neighbour_down(event.peer)
+        out.hangup(event.peer, "said goodbye")
+        self.membership.look_for_neighbours(out, self._now_s)
+
+    def _peer_disconnected(self, event: PeerDisconnected, out: Outbox) -> None:
+        if self.membership.peer_disconnected(event.peer, self._now_s):
+            self.exchange.neighbour_down(event.peer)
+            self.membership.look_for_neighbours(out, self._now_s)
+
+    def _message_received(self, event: MessageReceived, out: Outbox) -> None:
+        peer, message = event.peer, event.message
+        if peer not in self.membership.active:
+            self.ignored_messages += 1
+            return
+        try:
+            if isinstance(message, Have):
+                self.exchange.have_received(peer, message)
+            elif isinstance(message, Want):
+                self.exchange.want_received(peer, message, out, self._now_s)
+            elif isinstance(message, Done):
+                self.exchange.done_received(peer, message)
+            elif isinstance(message, Cancel):
+                self.exchange.cancel_received(peer, message)
+            elif isinstance(message, Rate):
+                self.downloads.rate(peer).advertised = message.up_bytes_per_s
+            else:
+                self.ignored_messages += 1
+        except RemoteProtocolError as error:
+            self.downloads.reputation(peer).failed(self._now_s)
+            self._drop(peer, out, error.message)
+
+    def _fetch_ended(self, event: FetchEnded, out: Outbox) -> None:
+        fetch = self.downloads.fetch_ended(event, out, self._now_s)
+        if fetch is not None and event.outcome is Outcome.CORRUPT:
+            self._drop(fetch.peer, out, "sent a bad chunk")
+
+    def _drop(self, peer: PeerId, out: Outbox, reason: str) -> None:
+        out.hangup(peer, reason)
+        if self.membership.peer_disconnected(peer, self._now_s):
+            self.exchange.neighbour_down(peer)
+        until_s = self.downloads.quarantined_until_s(peer)
+        self.membership.rest(peer, max(until_s, self._now_s + self.config.redial_backoff_s))
+        self.membership.look_for_neighbours(out, self._now_s)
+
+    def explain(self, blob: Digest) -> str:
+        """Say in one sentence where a blob stands, and why it stands still when it does."""
+        transfer = self.downloads.transfers.get(blob)
+        if transfer is None:
+            return "not known here"
+        if transfer.is_complete:
+            return "complete"
+        orphans = transfer.wanted & ~transfer.availability.held_by_anyone
+        missing = transfer.have.count - transfer.have.held
+        if not self.membership.active:
+            return f"{missing} chunks missing and no neighbour"
+        if orphans == transfer.wanted and not self.downloads.fetches.covering(blob):
+            return f"waiting for a holder of {orphans.bit_count()} chunks"
+        return f"fetching, {missing} chunks missing"

@@ -1,0 +1,90 @@
+"""The order of requests: rarest chunks first, in runs, from whoever should deliver them soonest.
+
+The chunk is chosen before its source. Among the wanted chunks that some peer with room holds, the rarest level is taken and a chunk
+drawn from it at random; the source is chosen by estimated time of arrival; the run is then extended over the wanted chunks of the
+same level behind it. When nothing is wanted any more but fetches drag on, the slowest are hedged: asked once more elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .config import RelayConfig
+from .fetches import Fetch, FetchTable
+from .randomness import Rng, random_bit
+from .selection import Source, choose_source
+from .transfer import Transfer
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run of chunks to ask a source for."""
+
+    source: Source
+    first: int
+    count: int
+    is_hedge: bool = False
+
+    @property
+    def mask(self) -> int:
+        """The chunks of the run."""
+        return ((1 << self.count) - 1) << self.first
+
+
+def next_request(transfer: Transfer, sources: Sequence[Source], config: RelayConfig, rng: Rng) -> Request | None:
+    """Return the next run to ask for, or None when no peer with room holds a wanted chunk."""
+    ready = [source for source in sources if source.has_room(config, transfer.chunk_bytes)]
+    reachable = 0
+    for source in ready:
+        reachable |= transfer.holders.get(source.peer, 0)
+    for level in transfer.availability.rarest(transfer.wanted & reachable):
+        index = random_bit(level, rng)
+        holders = [source for source in ready if transfer.holders.get(source.peer, 0) >> index & 1]
+        source = choose_source(holders, transfer.chunk_bytes, config, rng)
+        count_max = source.run_max(config, transfer.chunk_bytes)
+        return Request(source, index, _run_length(level & transfer.holders[source.peer], index, count_max))
+    return None
+
+
+def next_hedge(
+    transfer: Transfer, sources: Sequence[Source], fetches: FetchTable, config: RelayConfig, *, now_s: float
+) -> tuple[Fetch, Request] | None:
+    """Return the most overdue fetch with the run to ask for elsewhere, or None.
+
+    Only when nothing is wanted any more, only within the share of the blob that hedging may cost, and each fetch once.
+    """
+    budget = int(transfer.have.count * config.hedge_share_max) + 1 - transfer.hedged_count
+    if transfer.wanted or budget < 1:
+        return None
+    overdue = [fetch for fetch in fetches if fetch.target == transfer.blob and _is_overdue(fetch, config, now_s)]
+    for fetch in sorted(overdue, key=lambda fetch: fetch.started_s + fetch.estimate_s):
+        missing = fetch.remaining & ~transfer.have.mask
+        if not missing:
+            continue
+        first = (missing & -missing).bit_length() - 1
+        holders = [
+            source
+            for source in sources
+            if source.peer != fetch.peer
+            and source.has_room(config, transfer.chunk_bytes)
+            and transfer.holders.get(source.peer, 0) >> first & 1
+        ]
+        if holders:
+            source = min(holders, key=lambda source: source.eta_s(transfer.chunk_bytes))
+            count_max = min(budget, source.run_max(config, transfer.chunk_bytes))
+            held = missing & transfer.holders[source.peer]
+            return fetch, Request(source, first, _run_length(held, first, count_max), is_hedge=True)
+    return None
+
+
+def _is_overdue(fetch: Fetch, config: RelayConfig, now_s: float) -> bool:
+    if fetch.is_object or fetch.is_hedge or fetch.is_hedged or fetch.is_cancelled:
+        return False
+    return now_s - fetch.started_s > max(config.hedge_factor * fetch.estimate_s, config.hedge_after_min_s)
+
+
+def _run_length(mask: int, first: int, count_max: int) -> int:
+    """Return how many consecutive bits of `mask` are set from `first` on, at least 1 and at most `count_max`."""
+    window = mask >> first & ((1 << max(count_max, 1)) - 1)
+    return max((~window & (window + 1)).bit_length() - 1, 1)

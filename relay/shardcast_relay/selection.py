@@ -1,0 +1,77 @@
+"""The choice of a source: which of the peers that hold a chunk should be asked for it.
+
+Each candidate's estimated time of arrival is `rtt + (owed + size) / rate`, divided by its success rate; the smallest of a few sampled
+candidates wins ("power of a few choices": comparing all would send every request to the one that looked best a moment ago). Now and
+then one is taken blindly, so that a peer whose estimate has gone bad is measured again.
+
+Source: Dragonfly's two-stage parent selection and Mitzenmacher's power of two choices, with the estimate of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardcast_proto.ids import PeerId
+
+from .bandwidth import RateEstimate
+from .config import RelayConfig
+from .randomness import Rng
+from .reputation import Reputation
+
+
+@dataclass
+class Source:
+    """A peer that may be asked for chunks now."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+    rate: RateEstimate
+    reputation: Reputation
+    #: Bytes that the peer owes us already.
+    owed_bytes: int
+    #: Fetches under way at the peer.
+    fetch_count: int
+
+    def eta_s(self, size_bytes: int) -> float:
+        """Return the seconds until `size_bytes` more have arrived from this peer, weighed by its success rate."""
+        transfer_s = (self.owed_bytes + size_bytes) / self.rate.bytes_per_s
+        return (self.rate.rtt_s + transfer_s) / self.reputation.success_rate
+
+    def window_bytes(self, config: RelayConfig, chunk_bytes: int) -> int:
+        """Return how much may be under way at this peer: bandwidth × delay, and never less than two runs."""
+        product = self.rate.bytes_per_s * (self.rate.rtt_s + config.window_slack_s)
+        return max(min(int(product), config.window_bytes_max), 2 * self.run_chunks(config, chunk_bytes) * chunk_bytes)
+
+    def run_chunks(self, config: RelayConfig, chunk_bytes: int) -> int:
+        """Return how many chunks one request to this peer should ask for."""
+        size = min(self.rate.bytes_per_s * config.run_time_s, config.run_bytes_max)
+        return max(int(size) // chunk_bytes, 1)
+
+    def run_max(self, config: RelayConfig, chunk_bytes: int) -> int:
+        """Return how many chunks the next request may ask for: a run, within the window."""
+        room_bytes = self.window_bytes(config, chunk_bytes) - self.owed_bytes
+        return min(self.run_chunks(config, chunk_bytes), room_bytes // chunk_bytes)
+
+    def deadline_s(self, config: RelayConfig, estimate_s: float) -> float:
+        """Return how long a fetch that should take `estimate_s` may take."""
+        span_s = max(config.fetch_deadline_factor * estimate_s, config.fetch_deadline_min_s)
+        return span_s * float(1 << min(self.reputation.failures_in_a_row, config.fetch_deadline_doublings_max))
+
+    def has_room(self, config: RelayConfig, chunk_bytes: int) -> bool:
+        """Whether another request fits the window."""
+        # a peer whose last fetch failed is tried with one before it is trusted with more
+        fetches_max = 1 if self.reputation.failures_in_a_row else config.fetches_per_peer_max
+        if self.fetch_count >= fetches_max:
+            return False
+        return self.owed_bytes + chunk_bytes <= self.window_bytes(config, chunk_bytes)
+
+
+def choose_source(holders: Sequence[Source], size_bytes: int, config: RelayConfig, rng: Rng) -> Source:
+    """Return the holder to ask for `size_bytes`, from a non-empty list."""
+    if len(holders) == 1:
+        return holders[0]
+    if rng.random() < config.exploration:
+        return rng.choice(holders)
+    sampled = holders if len(holders) <= config.source_sample else rng.sample(holders, config.source_sample)
+    return min(sampled, key=lambda source: source.eta_s(size_bytes))
