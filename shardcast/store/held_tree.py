@@ -1,0 +1,121 @@
+"""A held tree: the files of one complete version, as they may be handed out.
+
+No byte leaves it on trust alone. Each time a file is opened its status is compared with what it was when the bytes were
+last known to be right; only when it differs is the file hashed again, and when its bytes differ the whole version is
+given up with an error that names the file. That is how a published file that somebody overwrote afterwards is never
+served.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from shardcast_proto.errors import StoreError
+from shardcast_proto.ids import format_digest
+from shardcast_proto.manifest import Manifest
+
+from .chunk_files import wrong_chunks
+from .faults import disk_errors, disk_fault
+from .identity import FileIdentity
+from .location import ChunkLocation, file_of, locate
+from .version_table import Link, VersionTable
+
+_log = logging.getLogger(__name__)
+
+
+class HeldTree:
+    """A complete version.
+
+    Invariant: a file that `open_file` returns had, when it was opened, the bytes that the manifest promises.
+    """
+
+    def __init__(
+        self, manifest: Manifest, table: VersionTable, *, link: Link, on_failed: Callable[[HeldTree], None]
+    ) -> None:
+        #: What the files are.
+        self.manifest = manifest
+        #: Where they lie.
+        self.root: Path = table.path_of(manifest.digest, "complete")
+        #: How they came here.
+        self.link = link
+        self._table = table
+        self._on_failed = on_failed
+        self._identities: dict[int, FileIdentity | None] = {}
+        self._lock = threading.Lock()
+
+    def locate(self, first: int, count: int) -> list[ChunkLocation]:
+        """Return where the chunks first … first + count - 1 can be read, as far as there are so many.
+
+        Raises:
+            StoreError: A file was changed or is gone; the version is now failed.
+        """
+        end = min(first + count, self.manifest.blob.chunk_count)
+        return locate(self.manifest, range(first, end), self.open_file)
+
+    def open_file(self, file_index: int) -> io.FileIO:
+        """Open a file whose bytes are right. The caller closes it.
+
+        Raises:
+            StoreError: The file was changed or is gone; the version is now failed.
+        """
+        path = self.root / self.manifest.files[file_index].path
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            raise self._failure(path, "is gone") from error
+        except OSError as error:
+            raise disk_fault(error, "opening", path) from error
+        try:
+            self._check(file_index, path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return file_of(descriptor)
+
+    def _check(self, file_index: int, path: Path, descriptor: int) -> None:
+        found = _identity_of(descriptor, path)
+        with self._lock:
+            if file_index not in self._identities:
+                self._identities[file_index] = self._table.identity(self.manifest.digest, file_index)
+            known = self._identities[file_index]
+            if known is not None and known.is_same(found, with_ctime=self.link == "hardlink"):
+                return
+            size = self.manifest.files[file_index].size
+            if found.size != size:
+                raise self._failure(path, f"has {found.size} bytes and had {size}")
+            _log.info("hashing %s again: its status has changed", path)
+            if wrong_chunks(self.manifest, self.root, self.manifest.file_chunks(file_index)):
+                raise self._failure(path, "has other bytes")
+            if not _identity_of(descriptor, path).is_same(found, with_ctime=True):
+                raise self._failure(path, "is being written to")
+            self._table.save_identity(self.manifest.digest, file_index, found)
+            self._identities[file_index] = found
+
+    def _failure(self, path: Path, what: str) -> StoreError:
+        name = format_digest(self.manifest.digest)
+        message = f"file {path} of version {name} {what}: it was changed after the version was complete"
+        self._table.fail(self.manifest.digest, message)
+        self._on_failed(self)
+        _log.error("%s", message)
+        is_published = self.link != "landed"
+        return StoreError(
+            message,
+            hint="publish again, into new files or with --link copy" if is_published else "fetch the version again",
+            reason="changed",
+            path=str(path),
+            manifest=name,
+        )
+
+
+def _identity_of(descriptor: int, path: Path) -> FileIdentity:
+    with disk_errors("reading the status of", path):
+        status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{path} is no file", reason="changed", path=str(path))
+    return FileIdentity.of(status)

@@ -1,0 +1,54 @@
+"""The lock that makes a data directory one daemon's.
+
+The kernel drops it when the process ends in any way, so a lock file that is left behind means nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from shardcast_proto.errors import StoreError
+
+from .faults import disk_errors
+
+
+class DirectoryLock:
+    """An exclusive lock on a data directory, held from construction until `release`."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            StoreError: Another process holds it; the message names its process id.
+        """
+        with disk_errors("opening", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                self._take(descriptor, path)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        self._descriptor: int | None = descriptor
+
+    def _take(self, descriptor: int, path: Path) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise StoreError(
+                f"data directory {path.parent} is in use by process {holder}",
+                hint="one daemon per data directory: stop that one, or choose another --data",
+                reason="in_use",
+                path=str(path.parent),
+                pid=holder,
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back. Calling it again does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
