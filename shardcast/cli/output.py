@@ -1,0 +1,100 @@
+"""The output of a command: data on stdout, everything else on stderr.
+
+With `--json` the data is one object, whatever happens. Texts that came from elsewhere (a daemon, another host's channel) are shown
+with their control characters escaped: nobody may move our user's cursor.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import PurePath
+
+from shardcast_proto.errors import ShardcastError
+from shardcast_proto.ids import format_digest
+from shardcast_proto.limits import DIGEST_BYTES
+
+
+def print_result(document: Mapping[str, object], lines: Iterable[str], *, as_json: bool) -> None:
+    """Print what a command found out: the object, or the lines for people."""
+    if as_json:
+        print(_json(document))
+        return
+    for line in lines:
+        print(printable(line))
+
+
+def print_error(error: ShardcastError, *, as_json: bool) -> None:
+    """Print an error: one sentence on stderr, and with `as_json` an object on stdout."""
+    if as_json:
+        facts = {"code": error.code, "message": error.message, "hint": error.hint, "facts": error.facts}
+        print(_json({"error": facts}), flush=True)
+    print(f"shardcast: {printable(error.describe())}", file=sys.stderr)
+
+
+def print_note(text: str) -> None:
+    """Print something for people that is no data."""
+    print(f"shardcast: {printable(text)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return `text` with every character that a terminal would act upon escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def table(rows: Iterable[Sequence[object]], *, header: Sequence[str]) -> list[str]:
+    """Return rows as lines with aligned columns; numbers stand to the right."""
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    if not cells:
+        return []
+    is_number = [all(row[index][:1].isdigit() or row[index] == "-" for row in cells) for index in range(len(header))]
+    widths = [max(len(row[index]) for row in [list(header), *cells]) for index in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        aligned = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, is_number, strict=True)
+        )
+        return "  ".join(aligned).rstrip()
+
+    return [line(header), *map(line, cells)]
+
+
+def size_text(size_bytes: float) -> str:
+    """Return a number of bytes for people: 268435456 is 256.0 MiB."""
+    value = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def time_text(unix_s: object) -> str:
+    """Return a time by the daemon's clock for people; "-" for none."""
+    if not isinstance(unix_s, int | float):
+        return "-"
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def share_text(done: object, total: object) -> str:
+    """Return a share in per cent, rounded down: 100 % is all of it."""
+    if not isinstance(done, int) or not isinstance(total, int) or not total:
+        return "-"
+    return f"{100 * done // total}%"
+
+
+def _json(document: Mapping[str, object]) -> str:
+    return json.dumps(document, default=_plain, indent=None)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return format_digest(value) if len(value) == DIGEST_BYTES else value.hex()
+    if isinstance(value, PurePath):
+        return str(value)
+    return repr(value)

@@ -1,0 +1,73 @@
+"""The target of an API request: the segments of its path, decoded, with its query.
+
+A path is cut at its slashes before it is decoded, so an encoded slash never makes a segment. A target that decodes to
+no text, or has a query that the API does not know, is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from shardcast_proto.errors import ConfigError, NotFound
+
+#: The one query parameter there is, with the longest wait that a request may ask for: a proxy or a laptop's NAT keeps a
+#: silent connection about that long.
+WAIT: Final = "wait"
+WAIT_S_MAX: Final = 60.0
+
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_SECONDS = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,6})?")
+_SHOWN_CHARACTERS: Final = 80
+
+
+class Target(NamedTuple):
+    """What a request names."""
+
+    #: The path between its slashes, decoded.
+    segments: tuple[str, ...]
+    #: The value of `?wait=`, None without it.
+    wait_s: float | None
+
+
+def parse_target(raw: str) -> Target:
+    """Read the target of a request line, as it was sent.
+
+    Raises:
+        NotFound: It is no path.
+        ConfigError: It is not UTF-8 text in proper %-encoding, or its query is not understood.
+    """
+    path, mark, query = raw.partition("?")
+    if not path.startswith("/"):
+        raise NotFound(f"{_shown(raw)} is not a path of this API")
+    segments = tuple(_decoded(segment) for segment in path[1:].split("/"))
+    return Target(segments, _wait_of(query) if mark else None)
+
+
+def _decoded(segment: str) -> str:
+    encoded = segment.encode("utf-8", "surrogateescape")  # the parser keeps bytes that are no UTF-8 as surrogates
+    try:
+        if _BAD_ESCAPE.search(encoded):
+            raise ConfigError(f"{_shown(segment)} is not properly %-encoded")
+        return unquote_to_bytes(encoded).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{_shown(segment)} does not decode to UTF-8 text") from error
+
+
+def _wait_of(query: str) -> float:
+    name, _, value = query.partition("=")
+    if name != WAIT:
+        raise ConfigError(f"query {_shown(query)} is not understood", hint=f"the one parameter is {WAIT}=SECONDS")
+    seconds = float(value) if _SECONDS.fullmatch(value) else None
+    if seconds is None or seconds > WAIT_S_MAX:
+        raise ConfigError(
+            f"{WAIT}={_shown(value)} is not a number of seconds from 0 to {WAIT_S_MAX:g}",
+            hint="ask again to wait longer",
+            wait_s_max=WAIT_S_MAX,
+        )
+    return seconds
+
+
+def _shown(text: str) -> str:
+    return ascii(text[:_SHOWN_CHARACTERS])

@@ -1,0 +1,210 @@
+"""The gate of a listening port: it bounds who may hold a connection, doing what, for how long.
+
+Each connection has a door, a protocol that passes everything on to the HTTP protocol behind it. The door knows one
+thing more: since when the peer owes something. A sweeper closes the connections whose peers owe too long.
+
+    state       the peer owes                     until closed
+    NEW         a complete request header         head_timeout_s from connecting
+    IDLE        nothing (between two requests)    idle_timeout_s
+    READING     the rest of a request header      head_timeout_s from its first byte
+    BUSY        nothing (we are answering)        never: the upload has its own watch
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Self
+
+#: Kept unsent in the kernel for one connection: what is "sent" beyond this waits here, where pacing and sharing still
+#: work.
+NOT_SENT_BYTES: Final = 256 * 1024
+_REFUSAL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateLimits:
+    """What one port puts up with."""
+
+    #: File descriptors are 1,024 by default on Linux; this leaves half for files and outgoing connections.
+    connections_max: int = 512
+    #: One host behind one address needs a few connections per version; a NAT of a rack still fits.
+    connections_per_address_max: int = 64
+    #: A request header is one packet; 10 s forgive two lost ones.
+    head_timeout_s: float = 10.0
+    #: Longer than the pause between two requests of a transfer, short enough to free what a vanished peer holds.
+    idle_timeout_s: float = 60.0
+    #: How late a limit may be enforced.
+    sweep_interval_s: float = 1.0
+
+
+class DoorState(Enum):
+    """Whose turn it is on a connection."""
+
+    NEW = "new"
+    IDLE = "idle"
+    READING = "reading"
+    BUSY = "busy"
+
+
+class Gate:
+    """Makes a door per accepted connection, and closes those of peers that keep it waiting.
+
+    Use it as the protocol factory of `loop.create_server`, inside `async with` so that its sweeper runs.
+    """
+
+    def __init__(self, behind: Callable[[], asyncio.Protocol], limits: GateLimits) -> None:
+        self.limits = limits
+        self._behind = behind
+        #: Open doors, in the order they opened.
+        self._doors: dict[Door, None] = {}
+        #: How many of them each address holds; no zero entries.
+        self._per_address: Counter[str] = Counter()
+        self._sweeper: asyncio.Task[None] | None = None
+        self.refused_count = 0
+        self.swept_count = 0
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open."""
+        return len(self._doors)
+
+    def __call__(self) -> Door:
+        """Return the door for a new connection."""
+        return Door(self, self._behind())
+
+    async def __aenter__(self) -> Self:
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep_forever(), name="gate sweeper")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for door in list(self._doors):
+            door.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+
+    def admit(self, door: Door) -> bool:
+        """Say whether a new connection may stay, and count it when it may."""
+        if (
+            len(self._doors) >= self.limits.connections_max
+            or self._per_address[door.address] >= self.limits.connections_per_address_max
+        ):
+            self.refused_count += 1
+            self._drop_empty(door.address)
+            return False
+        self._doors[door] = None
+        self._per_address[door.address] += 1
+        return True
+
+    def leave(self, door: Door) -> None:
+        """Forget a closed connection; one that was never admitted is none."""
+        if door in self._doors:
+            del self._doors[door]
+            self._per_address[door.address] -= 1
+            self._drop_empty(door.address)
+
+    def sweep(self, now_s: float) -> None:
+        """Close every connection whose peer owes something past its time."""
+        for door in list(self._doors):
+            if door.is_overdue(now_s):
+                self.swept_count += 1
+                door.abort()
+
+    async def _sweep_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self.limits.sweep_interval_s)
+            self.sweep(loop.time())
+
+    def _drop_empty(self, address: str) -> None:
+        if not self._per_address[address]:
+            del self._per_address[address]
+
+
+class Door(asyncio.Protocol):
+    """One connection: passes events to the protocol behind it and knows whose turn it is."""
+
+    def __init__(self, gate: Gate, behind: asyncio.Protocol) -> None:
+        self.address = ""
+        self.state = DoorState.NEW
+        self._gate = gate
+        self._behind = behind
+        self._admitted = False
+        self._transport: asyncio.Transport | None = None
+        #: Loop time from which the peer owes what its state says.
+        self._since_s = 0.0
+
+    def is_overdue(self, now_s: float) -> bool:
+        """Say whether the peer has kept us waiting too long."""
+        if self.state is DoorState.BUSY:
+            return False
+        limits = self._gate.limits
+        patience_s = limits.idle_timeout_s if self.state is DoorState.IDLE else limits.head_timeout_s
+        return now_s - self._since_s > patience_s
+
+    def request_started(self) -> None:
+        """Note that a complete request header is being answered."""
+        self._enter(DoorState.BUSY)
+
+    def request_ended(self) -> None:
+        """Note that the answer is done."""
+        self._enter(DoorState.IDLE)
+
+    def abort(self) -> None:
+        """Close at once, dropping what is unsent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError(f"a listening port hands out stream transports, not {transport!r}")
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if peer else ""
+        self._enter(DoorState.NEW)
+        self._admitted = self._gate.admit(self)
+        if not self._admitted:
+            transport.write(_REFUSAL)
+            transport.close()
+            return
+        _keep_unsent_small(transport)
+        self._behind.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.state is DoorState.IDLE:
+            self._enter(DoorState.READING)
+        if self._admitted:
+            self._behind.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._behind.eof_received() if self._admitted else False
+
+    def pause_writing(self) -> None:
+        self._behind.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._behind.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gate.leave(self)
+        if self._admitted:
+            self._behind.connection_lost(exc)
+
+    def _enter(self, state: DoorState) -> None:
+        self.state = state
+        self._since_s = asyncio.get_running_loop().time()
+
+
+def _keep_unsent_small(transport: asyncio.Transport) -> None:
+    """Bound what the kernel buffers before the network has taken it; what is in flight is not bounded by this."""
+    sock = transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if sock is not None and option is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, option, NOT_SENT_BYTES)

@@ -1,0 +1,213 @@
+"""The desk of a node: what its API may ask, answered from the shell, the store and the catalog."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from shardcast import __version__
+from shardcast.http.data_server import DataServer
+from shardcast.http.facade import (
+    ChannelView,
+    LeaseView,
+    OpenFile,
+    PeerView,
+    ProgressFn,
+    PublishRequest,
+    PublishView,
+    StatusView,
+    VersionView,
+)
+from shardcast.shell.shell import Shell
+from shardcast.shell.versions import Versions
+from shardcast.store import Store
+from shardcast_proto.errors import NotFound, NotReady
+from shardcast_proto.ids import PeerId
+
+from .catalog import Catalog, selector_test
+from .leases import Leases
+from .publisher import Publisher
+from .traffic import Traffic
+
+#: A waiter looks again so often even when nobody told it of a change.
+LOOK_AGAIN_S: Final = 1.0
+
+
+@dataclass
+class Identity:
+    """What a node says about itself."""
+
+    peer: PeerId
+    data: str
+    roles: tuple[str, ...]
+    #: Multiaddrs, the data plane's IP:PORT, the API's URL; the last is known once it listens.
+    p2p: list[str]
+    serve: str
+    api: str = ""
+
+
+class Desk:
+    """Implements `shardcast.http.facade.NodeFacade`.
+
+    Args:
+        roles_of: Returns the roles that a peer claims.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        shell: Shell,
+        store: Store,
+        data_server: DataServer,
+        traffic: Traffic,
+        roles_of: Callable[[PeerId], tuple[str, ...]],
+    ) -> None:
+        self._identity = identity
+        self._shell = shell
+        self._store = store
+        self._data_server = data_server
+        self._traffic = traffic
+        self._roles_of = roles_of
+        self._versions: Versions = shell.versions
+        self._catalog = Catalog(shell, store, roles_of=roles_of, clock=time.time)
+        self._publisher = Publisher(shell, store)
+        self._started_at = time.time()
+        #: Leases of the API's callers.
+        self.leases = Leases(store)
+
+    def status(self) -> StatusView:
+        """Return the node at one glance."""
+        identity = self._identity
+        channels = self._shell.channels.values()
+        return {
+            "version": __version__,
+            "peer_id": identity.peer,
+            "started_at": self._started_at,
+            "p2p": identity.p2p,
+            "serve": identity.serve,
+            "api": identity.api,
+            "data": identity.data,
+            "roles": list(identity.roles),
+            "channels": [self._catalog.channel_status(channel) for channel in channels],
+            "neighbours": len(self._shell.machine.membership.active),
+            "uploads_running": self._data_server.uploads_running,
+            "sent_bytes": self._traffic.sent_bytes,
+            "received_bytes": self._versions.received_bytes,
+            "refused_heads": self._shell.heads.refused.total(),
+            "store_error": self._versions.store_error,
+        }
+
+    def peers(self) -> list[PeerView]:
+        """Return the neighbours, and the peers in quarantine."""
+        downloads = self._shell.machine.downloads
+        now_s = asyncio.get_running_loop().time()
+        quarantined = [peer for peer, record in downloads.reputations.items() if record.is_quarantined(now_s)]
+        names = dict.fromkeys([*self._shell.machine.membership.active, *quarantined])
+        return [self._peer_view(peer, now_s) for peer in names]
+
+    def _peer_view(self, peer: PeerId, now_s: float) -> PeerView:
+        downloads = self._shell.machine.downloads
+        contact, rate = downloads.neighbours.get(peer), downloads.rates.get(peer)
+        record = downloads.reputations.get(peer)
+        received = sum(version.bytes_by_peer.get(peer, 0) for version in self._versions.all())
+        return {
+            "peer": peer,
+            "roles": list(self._roles_of(peer)),
+            "serve": contact.serve[0] if contact and contact.serve else None,
+            "rate_bytes_per_s": rate.mean if rate else None,
+            "received_bytes": received,
+            "sent_bytes": self._traffic.sent_to(peer),
+            "success_rate": record.success_rate if record else 0.5,
+            "quarantined_for_s": max(record.quarantined_until_s - now_s, 0.0) if record else 0.0,
+            "in_flight_bytes": downloads.fetches.in_flight(peer),
+        }
+
+    def channels(self) -> list[ChannelView]:
+        """Return the channels that this node follows."""
+        return [self._catalog.channel_view(channel) for channel in self._shell.channels.values()]
+
+    def versions(self, channel: str) -> list[VersionView]:
+        """Return the versions of a channel, newest first."""
+        return self._catalog.versions(self._catalog.channel(channel))
+
+    def version(self, channel: str, selector: str) -> VersionView:
+        """Return one version."""
+        followed = self._catalog.channel(channel)
+        return self._catalog.view(followed, self._catalog.head(followed, selector))
+
+    async def wait(self, channel: str, selector: str, timeout_s: float) -> VersionView:
+        """Return a version once it is complete or failed here, or after `timeout_s` as it is then."""
+        followed = self._catalog.channel(channel)
+        selector_test(selector)
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            view: VersionView | None = None
+            try:
+                view = self._catalog.view(followed, self._catalog.head(followed, selector))
+            except NotFound:
+                view = None
+            left_s = deadline_s - time.monotonic()
+            if view is not None and view["state"] == "gone":
+                raise _gone(view, selector)
+            if view is not None and (view["state"] in ("complete", "failed") or left_s <= 0):
+                return view
+            if left_s <= 0:
+                raise NotReady(f"channel {followed.name} has no version {selector} yet", channel=followed.name)
+            await self._versions.wait_changed(min(left_s, LOOK_AGAIN_S))
+
+    def manifest_bytes(self, channel: str, selector: str) -> bytes:
+        """Return the encoded manifest of a version."""
+        followed = self._catalog.channel(channel)
+        row = self._catalog.head(followed, selector)
+        data = self._store.object(row.manifest)
+        if data is None:
+            raise NotReady(f"the manifest of {followed.name} {selector} is not here", channel=followed.name)
+        return data
+
+    async def open_file(self, channel: str, selector: str, path: str) -> OpenFile:
+        """Open one file of a complete version."""
+        followed = self._catalog.channel(channel)
+        return await self.leases.open_file(self._complete_view(channel, selector), path, holder=followed.name)
+
+    async def publish(self, request: PublishRequest, progress: ProgressFn) -> PublishView:
+        """Seal a directory as a version of a channel, sign its head and announce it."""
+        return await self._publisher.publish(self._catalog.channel(request.channel), request, progress)
+
+    async def lease(self, channel: str, selector: str, *, holder: str, ttl_s: float) -> LeaseView:
+        """Keep a complete version from being deleted for a while."""
+        return await self.leases.lease(self._complete_view(channel, selector), holder=holder, ttl_s=ttl_s)
+
+    def release_lease(self, lease: int) -> None:
+        """Give a lease back."""
+        self.leases.release(lease)
+
+    def is_ready(self) -> tuple[bool, str]:
+        """Say whether the node can do its work."""
+        error = self._versions.store_error
+        return (False, f"the store fails: {error}") if error else (True, "ready")
+
+    def _complete_view(self, channel: str, selector: str) -> VersionView:
+        view = self.version(channel, selector)
+        if view["state"] == "gone":
+            raise _gone(view, selector)
+        if view["state"] != "complete":
+            raise NotReady(
+                f"version {selector} of channel {view['channel']} is {view['state']} here: {view['explain']}",
+                hint="wait for it with: shardcast wait",
+                have_chunks=view["have_chunks"],
+                chunks=view["chunks"],
+            )
+        return view
+
+
+def _gone(view: VersionView, selector: str) -> NotFound:
+    return NotFound(
+        f"version {selector} of channel {view['channel']} is not held here: it was superseded or deleted",
+        hint=f"shardcast ls {view['channel']} shows what is held; keep more with --keep",
+        channel=view["channel"],
+        seq=view["seq"],
+    )

@@ -1,0 +1,195 @@
+"""The fetches under way: one task for each fetch that the machine ordered, each ending in exactly one `FetchEnded`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import structlog
+
+from shardcast.http.chunk_stream import Segments
+from shardcast_proto.errors import IntegrityError, ShardcastError, StoreError, TransferError
+from shardcast_proto.ids import Digest
+from shardcast_relay.commands import FetchChunks, FetchObject
+from shardcast_relay.events import ChunkVerified, Event, FetchEnded, Outcome
+
+from .versions import LocalVersion, Versions
+from .wires import DataWire
+
+#: Hashing and writing release the GIL; two threads keep two cores busy and leave the loop its share.
+LANDING_THREADS: Final = 2
+
+_T = TypeVar("_T")
+
+_log = structlog.get_logger("shardcast.fetch")
+
+
+class Fetcher:
+    """Carries out `FetchObject` and `FetchChunks`, and reports through `tell`.
+
+    Args:
+        take_object: Given an object that has its digest; what it raises is the ending.
+        on_full: Called when the last chunk of a version has landed.
+        on_store_error: Called with a version whose bytes the disk refused.
+    """
+
+    def __init__(
+        self,
+        client: DataWire,
+        versions: Versions,
+        *,
+        tell: Callable[[Event], None],
+        take_object: Callable[[Digest, bytes], Awaitable[None]],
+        on_full: Callable[[LocalVersion], None],
+        on_store_error: Callable[[LocalVersion], None],
+    ) -> None:
+        self._client = client
+        self._versions = versions
+        self._tell = tell
+        self._take_object = take_object
+        self._on_full = on_full
+        self._on_store_error = on_store_error
+        self._tasks: dict[int, asyncio.Task[Outcome]] = {}
+        #: When the response of a fetch began, on the loop's clock.
+        self._began_s: dict[int, float] = {}
+        self._pool = ThreadPoolExecutor(LANDING_THREADS, thread_name_prefix="land")
+        self._is_closed = False
+
+    def start(self, command: FetchObject | FetchChunks) -> None:
+        """Begin a fetch."""
+        loop = asyncio.get_running_loop()
+        task = self._tasks[command.fetch_id] = loop.create_task(self._run(command))
+        # not at the end of `_run`: a task that is cancelled before its first step never runs
+        task.add_done_callback(functools.partial(self._ended, command.fetch_id, loop.time()))
+
+    def cancel(self, fetch_id: int) -> None:
+        """Cancel a fetch; it ends as CANCELLED."""
+        task = self._tasks.get(fetch_id)
+        if task is not None:
+            task.cancel()
+
+    async def aclose(self) -> None:
+        """Cancel everything and wait for it; nothing more is told."""
+        self._is_closed = True
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+
+    async def _run(self, command: FetchObject | FetchChunks) -> Outcome:
+        try:
+            return await self._fetch(command)
+        except Exception:  # noqa: BLE001 - the shell's per-command task: a bug here must not leave the fetch without an ending
+            _log.exception("fetch_failed", fetch_id=command.fetch_id)
+            return Outcome.SHORT
+
+    def _ended(self, fetch_id: int, started_s: float, task: asyncio.Task[Outcome]) -> None:
+        self._tasks.pop(fetch_id, None)
+        began_s = self._began_s.pop(fetch_id, None)
+        if not self._is_closed:
+            outcome = Outcome.CANCELLED if task.cancelled() else task.result()
+            self._tell(FetchEnded(fetch_id, outcome, None if began_s is None else began_s - started_s))
+
+    async def _fetch(self, command: FetchObject | FetchChunks) -> Outcome:
+        now_s = asyncio.get_running_loop().time()
+        deadline_s = max(command.deadline_s - now_s, 0.001)
+        try:
+            if isinstance(command, FetchObject):
+                return await self._fetch_object(command, deadline_s)
+            return await self._fetch_chunks(command, deadline_s)
+        except IntegrityError as error:
+            _log.warning("bad_bytes_refused", peer=command.peer, error=error.message, **_plain(error))
+            return Outcome.CORRUPT
+        except StoreError as error:
+            if self._versions.store_error != error.message:
+                _log.error("store_failed", error=error.describe())
+            self._versions.store_error = error.message
+            return Outcome.STORE
+        except TransferError as error:
+            return Outcome(str(error.facts.get("reason", "short")))
+        except ShardcastError as error:  # the version was deleted, or its manifest is refused: nobody's failure
+            _log.info("fetch_given_up", fetch_id=command.fetch_id, error=error.message)
+            return Outcome.CANCELLED
+
+    async def _fetch_object(self, command: FetchObject, deadline_s: float) -> Outcome:
+        data = await self._at_some_address(
+            command,
+            lambda address: self._client.fetch_object(
+                address, command.digest, size_max=command.size_bytes, deadline_s=deadline_s
+            ),
+        )
+        await self._take_object(command.digest, data)
+        self._versions.store_error = None
+        return Outcome.DONE
+
+    async def _fetch_chunks(self, command: FetchChunks, deadline_s: float) -> Outcome:
+        version = self._versions.by_blob(command.blob)
+        if version is None or version.staging is None:
+            return Outcome.CANCELLED
+        manifest = version.manifest
+        indices = range(command.first, command.first + command.count)
+
+        async def on_chunk(index: int, segments: Segments) -> None:
+            await self._land(command, version, index, segments)
+
+        def on_began() -> None:
+            self._began_s[command.fetch_id] = asyncio.get_running_loop().time()
+
+        lengths = [manifest.chunk_span(index).length for index in indices]
+        count = await self._at_some_address(
+            command,
+            lambda address: self._client.fetch_run(
+                address,
+                command.blob,
+                command.first,
+                lengths,
+                on_chunk=on_chunk,
+                on_began=on_began,
+                deadline_s=deadline_s,
+                idle_timeout_s=command.idle_timeout_s,
+            ),
+        )
+        return Outcome.DONE if count == command.count else Outcome.PARTIAL
+
+    async def _at_some_address(self, command: FetchObject | FetchChunks, fetch: Callable[[str], Awaitable[_T]]) -> _T:
+        """Fetch from the first address of the peer that can be reached."""
+        for address in command.addresses[:-1]:
+            try:
+                return await fetch(address)
+            except TransferError as error:
+                if error.facts.get("reason") != "unreachable":
+                    raise
+        return await fetch(command.addresses[-1])
+
+    async def _land(self, command: FetchChunks, version: LocalVersion, index: int, segments: Segments) -> None:
+        staging = version.staging
+        if staging is None:
+            return
+        try:
+            is_new = await asyncio.get_running_loop().run_in_executor(self._pool, staging.land, index, segments)
+        except StoreError as error:
+            version.error = error.message
+            self._on_store_error(version)
+            raise
+        version.error = None
+        self._versions.store_error = None
+        size = version.manifest.chunk_span(index).length
+        version.bytes_by_peer[command.peer] += size
+        self._versions.received_bytes += size
+        if is_new:
+            version.chunks_verified += 1
+        else:
+            version.duplicate_chunks += 1
+        if not self._is_closed:
+            self._tell(ChunkVerified(command.fetch_id, index, size, is_new))
+            if staging.is_full:
+                self._on_full(version)
+
+
+def _plain(error: ShardcastError) -> dict[str, object]:
+    """Return the facts that a log line can carry beside its own fields."""
+    return {name: value for name, value in error.facts.items() if name not in ("peer", "error")}

@@ -1,0 +1,116 @@
+"""What this node holds of each version, with the counts of how it came.
+
+The store knows what is durable; this knows what is going on: open stagings, bytes by peer, who waits for a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from shardcast.store import Staging, Store
+from shardcast_proto.bitmap import full_mask
+from shardcast_proto.ids import Digest, PeerId
+from shardcast_proto.manifest import Manifest
+from shardcast_relay.events import BlobOpened
+
+
+@dataclass
+class LocalVersion:
+    """One version at this node."""
+
+    manifest: Manifest
+    #: None when the version is complete.
+    staging: Staging | None
+    #: The newer the head, the higher; of several versions the highest is fetched first.
+    priority: int
+    bytes_by_peer: Counter[PeerId] = field(default_factory=Counter)
+    chunks_verified: int = 0
+    duplicate_chunks: int = 0
+    error: str | None = None
+    #: Whether `Staging.complete` is under way or done.
+    is_completing: bool = False
+    #: Whether it is to be begun anew because the disk failed under it.
+    is_reviving: bool = False
+
+    def opened(self) -> BlobOpened:
+        """Return the event that tells the machine of this version."""
+        blob = self.manifest.blob
+        mask = full_mask(blob.chunk_count) if self.staging is None else self.staging.have.mask
+        return BlobOpened(
+            blob.id, blob.chunk_count, blob.chunk_size, mask, priority=self.priority, manifest=self.manifest.digest
+        )
+
+
+class Versions:
+    """All versions that are open at this node."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._by_manifest: dict[Digest, LocalVersion] = {}
+        self._by_blob: dict[Digest, LocalVersion] = {}
+        self._changed = asyncio.Event()
+        self._next_priority = 1
+        #: Bytes of the chunks verified since the start.
+        self.received_bytes = 0
+        #: Why our own disk refused last; None when it did not.
+        self.store_error: str | None = None
+        #: Held while versions are deleted, and while one is sealed that no head names yet. Taken before `opening`.
+        self.keeping = asyncio.Lock()
+        #: Held while a version is opened, and while versions are deleted.
+        self.opening = asyncio.Lock()
+
+    def get(self, manifest: Digest) -> LocalVersion | None:
+        """Return an open version by its manifest."""
+        return self._by_manifest.get(manifest)
+
+    def by_blob(self, blob: Digest) -> LocalVersion | None:
+        """Return the version that was opened last with this blob (two that differ in file names share one)."""
+        return self._by_blob.get(blob)
+
+    def all(self) -> list[LocalVersion]:
+        """Return the open versions, oldest first."""
+        return list(self._by_manifest.values())
+
+    def add(self, manifest: Manifest, staging: Staging | None) -> LocalVersion:
+        """Enter a version that the store has begun, or holds complete; of one that is open, raise the priority."""
+        version = self._by_manifest.get(manifest.digest)
+        if version is None:
+            version = LocalVersion(manifest, staging, self._next_priority)
+            self._by_manifest[manifest.digest] = version
+        elif version.staging is not staging:
+            version.staging = staging
+            version.is_completing = False
+        self._by_blob[manifest.blob.id] = version
+        version.priority = self._next_priority
+        self._next_priority += 1
+        self.changed()
+        return version
+
+    def remove(self, manifest: Digest) -> LocalVersion | None:
+        """Forget a version that was deleted, and return it."""
+        version = self._by_manifest.pop(manifest, None)
+        if version is None:
+            return None
+        blob = version.manifest.blob.id
+        if self._by_blob[blob] is version:
+            del self._by_blob[blob]
+            for other in self._by_manifest.values():
+                if other.manifest.blob.id == blob:
+                    self._by_blob[blob] = other
+        self.changed()
+        return version
+
+    def changed(self) -> None:
+        """Wake everybody who waits for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait_changed(self, timeout_s: float) -> None:
+        """Return at the next change, or after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return

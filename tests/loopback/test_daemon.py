@@ -1,0 +1,228 @@
+"""The life of a real daemon: how it refuses to start, how it stops, how it ends when it is broken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shardcast.channel_files import create_channel
+from tests.loopback.daemons import MIB, ROOT, Daemon, swarm, tree_of, until
+
+pytestmark = pytest.mark.timeout(120)
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "proto", "relay"))}
+
+
+class Place:
+    """A channel, and the flags of a node that would start."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.files = create_channel("demo", home)
+        self.other = create_channel("other", home)
+
+    def flags(self, **changes: object) -> list[str]:
+        wanted: dict[str, object] = {
+            "data": self.home / "data",
+            "channel": self.files.root,
+            "p2p": "127.0.0.1:0",
+            "serve": "127.0.0.1:0",
+            "api": "127.0.0.1:0",
+            **changes,
+        }
+        return [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=30, env=ENVIRONMENT, check=False
+    )
+
+
+def bad_root(place: Place) -> list[str]:
+    path = place.home / "bad.root"
+    path.write_bytes(b"this is no root")
+    return place.flags(channel=path)
+
+
+def forged_root(place: Place) -> list[str]:
+    path, data = place.home / "forged.root", bytearray(place.files.root.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    return place.flags(channel=path)
+
+
+def loose_key(place: Place) -> list[str]:
+    place.files.origin_key.chmod(0o644)
+    return place.flags(origin_key=place.files.origin_key)
+
+
+def broken_identity(place: Place) -> list[str]:
+    (place.home / "data").mkdir(mode=0o700)
+    (place.home / "data" / "node.key").write_bytes(b"short")
+    (place.home / "data" / "node.key").chmod(0o600)
+    return place.flags()
+
+
+def file_for_data(place: Place) -> list[str]:
+    (place.home / "file").write_bytes(b"")
+    return place.flags(data=place.home / "file")
+
+
+REFUSALS: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
+    "a root that is none": (bad_root, 10, "root"),
+    "a root whose signature is bad": (forged_root, 10, "signature"),
+    "a root that is missing": (lambda place: place.flags(channel=place.home / "none.root"), 2, "none.root"),
+    "a key of another channel": (lambda place: place.flags(origin_key=place.other.origin_key), 2, "origin keys"),
+    "a key that others can read": (loose_key, 2, "0644"),
+    "a bootstrap address that is none": (lambda place: place.flags(bootstrap="10.0.0.1:7481"), 2, "--bootstrap"),
+    "an identity that is broken": (broken_identity, 2, "node.key"),
+    "a data directory that is a file": (file_for_data, 8, "file"),
+    "an api for everybody": (lambda place: place.flags(api="0.0.0.0:0"), 2, "--token-file"),
+    "a token that is missing": (lambda place: place.flags(token_file=place.home / "none"), 2, "token file"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_a_daemon_refuses_to_start_in_one_sentence_with(what: str, tmp_path: Path) -> None:
+    make_flags, exit_code, words = REFUSALS[what]
+    ended = run("-m", "shardcast.daemon", *make_flags(Place(tmp_path)))
+    assert_refused(ended, exit_code, words)
+
+
+@pytest.mark.parametrize("plane", ["p2p", "serve", "api"])
+def test_a_daemon_refuses_to_start_on_a_port_that_is_taken(plane: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = Place(tmp_path).flags(**{plane: f"127.0.0.1:{port}"})
+        assert_refused(run("-m", "shardcast.daemon", *flags), 2, str(port))
+
+
+def assert_refused(ended: subprocess.CompletedProcess[str], exit_code: int, words: str) -> None:
+    assert ended.returncode == exit_code, ended.stderr
+    assert ended.stdout == "" and "Traceback" not in ended.stderr
+    sentence = ended.stderr.splitlines()[-1]
+    assert sentence.startswith("shardcast-node: ") and words in sentence
+
+
+def test_a_second_daemon_on_a_data_directory_names_the_first_and_leaves_it_alone(tmp_path: Path) -> None:
+    with swarm(tmp_path) as made:
+        first = made.origin()
+        flags = ["--data", str(first.data), "--channel", str(made.channel.root), "--p2p", "127.0.0.1:0"]
+        flags += ["--serve", "127.0.0.1:0", "--api", "127.0.0.1:0"]
+        second = run("-m", "shardcast.daemon", *flags)
+        assert_refused(second, 8, "in use by process")
+        assert first.get("status")["peer_id"] == first.peer
+
+
+def test_daemons_stopped_in_mid_transfer_end_cleanly_within_five_seconds_and_go_on_where_they_were(
+    tmp_path: Path,
+) -> None:
+    with swarm(tmp_path) as made:
+        origin = made.origin("--up-mbps", "80")
+        (client,) = made.others(origin, "client")
+        path = made.checkpoint(1)
+        origin.publish(path, 1)
+        held = stop_in_mid_transfer(client, client, step=1)
+        client.start().wait_ready()
+        view = client.wait_complete(1)
+        assert view["chunks_verified"] <= view["chunks"] - held, "verified chunks were fetched again"
+        assert client.pulled_tree(1) == tree_of(path)
+        origin.publish(made.checkpoint(2), 2)
+        stop_in_mid_transfer(origin, client, step=2)
+        assert_stops_cleanly(client)
+
+
+def stop_in_mid_transfer(node: Daemon, client: Daemon, *, step: int) -> int:
+    """Stop a node while a client fetches a step; return the chunks that the client held by then."""
+    until(lambda: client.version(step)["have_chunks"] > 3, 30.0, client.log)
+    view = client.version(step)
+    assert view["state"] == "staging", "the transfer was over too soon to test anything"
+    assert_stops_cleanly(node)
+    return int(view["have_chunks"])
+
+
+def test_a_daemon_stopped_while_it_publishes_ends_cleanly_and_shows_nothing_of_it(tmp_path: Path) -> None:
+    with swarm(tmp_path) as made:
+        origin = made.origin()
+        path = tmp_path / "large"
+        path.mkdir()
+        with (path / "zeros.weights").open("wb") as file:
+            file.truncate(4096 * MIB)  # takes no space, and over a second to hash
+        body = f'{{"path": "{path}", "step": 1, "link": "hardlink"}}'
+        api = origin.ready["api"]
+        asking = subprocess.Popen(
+            ["curl", "-sN", "-H", "Content-Type: application/json", "-d", body, f"{api}/v1/channels/demo/versions"],
+            stdout=subprocess.PIPE,
+        )
+        assert asking.stdout is not None
+        assert b"hashing" in asking.stdout.readline()
+        assert_stops_cleanly(origin)
+        asking.stdout.close()
+        asking.wait(10)
+        assert list((origin.data / "versions").iterdir()) == list((origin.data / "staging").iterdir()) == []
+        origin.start().wait_ready()
+        assert origin.get("channels/demo/versions")["versions"] == []
+
+
+def assert_stops_cleanly(node: Daemon) -> None:
+    began_s = time.monotonic()
+    assert node.stop() == 0, node.log()
+    assert time.monotonic() - began_s < 5.0
+    log = node.log()
+    assert "Traceback" not in log and "level=error" not in log and "never retrieved" not in log, log
+
+
+BROKEN = """
+import sys
+from shardcast_proto.errors import InvariantViolated
+import shardcast_relay.machine as machine
+def broken(self, out):
+    raise InvariantViolated("a chunk is in two states")
+machine.Machine._reconcile = broken
+from shardcast.daemon import main
+main()
+"""
+
+DEAF = """
+import asyncio
+from shardcast.p2p.node import P2pNode
+start = P2pNode.start
+def die():
+    raise RuntimeError("trio is gone")
+async def start_and_die(self):
+    addresses = await start(self)
+    asyncio.get_running_loop().call_later(1.0, self._bridge.poke, die)
+    return addresses
+P2pNode.start = start_and_die
+from shardcast.daemon import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("program", "words"), [(BROKEN, "two states"), (DEAF, "p2p side ended")])
+def test_a_daemon_that_is_broken_ends_with_seventy_and_says_why(program: str, words: str, tmp_path: Path) -> None:
+    ended = run("-c", program, *Place(tmp_path).flags())
+    assert ended.returncode == 70, ended.stderr
+    assert ended.stdout.startswith('{"ready": true')
+    assert words in ended.stderr and "never retrieved" not in ended.stderr
+    assert "shardcast-node: " in ended.stderr
+
+
+def test_a_daemon_that_is_told_to_stop_while_it_starts_stops(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shardcast.daemon", *place.flags()], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    until(lambda: (place.home / "data" / "state.db").exists(), 20.0)
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=10)
+    assert process.returncode == 0 and "Traceback" not in log, log

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shardcast.config import load, split_endpoint
+from shardcast_proto.errors import ConfigError
+
+
+def flags(**more: object) -> dict[str, object]:
+    return {"data": Path("/data"), "channel": [Path("demo.root")], **more}
+
+
+def toml(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "node.toml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_stand_over_variables_over_the_file_over_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = toml(tmp_path, 'keep = 4\nquota = 400\nup_mbps = 40.0\nrole = "relay"\nbootstrap = ["/a", "/b"]\n')
+    monkeypatch.setenv("SHARDCAST_KEEP", "5")
+    monkeypatch.setenv("SHARDCAST_QUOTA", "500")
+    config = load(flags(keep=6), config_file=path)
+    assert (config.keep, config.quota, config.up_mbps, config.role) == (6, 500, 40.0, "relay")
+    assert config.bootstrap == ("/a", "/b") and config.log_level == "info"
+
+
+def test_a_list_in_a_variable_is_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDCAST_CHANNEL", "a.root,b.root")
+    config = load({"data": Path("/data")}, config_file=None)
+    assert config.channel == (Path("a.root"), Path("b.root"))
+
+
+def test_everything_needed_may_stand_in_the_file(tmp_path: Path) -> None:
+    config = load({}, config_file=toml(tmp_path, 'data = "/data"\nchannel = ["demo.root"]\n'))
+    assert config.data == Path("/data") and config.role == "client"
+
+
+def test_an_unknown_key_is_an_error_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--up-mpbs"):
+        load(flags(), config_file=toml(tmp_path, "up_mpbs = 4"))
+    monkeypatch.setenv("SHARDCAST_UP_MPBS", "4")
+    with pytest.raises(ConfigError, match="SHARDCAST_UP_MPBS"):
+        load(flags(), config_file=None)
+
+
+def test_a_variable_of_the_client_commands_is_not_the_daemons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDCAST_API", "http://127.0.0.1:9999")
+    assert load(flags(), config_file=None).api == "127.0.0.1:7480"
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"keep": 0, "role": "boss", "serve": "host:1"}, config_file=None)
+    for flag in ("--data", "--channel", "--keep", "--role", "--serve"):
+        assert flag in caught.value.message
+
+
+def test_an_api_that_others_reach_needs_a_token(tmp_path: Path) -> None:
+    for bind in ("0.0.0.0:7480", "10.0.0.1:7480", "[::]:7480"):
+        with pytest.raises(ConfigError, match="--token-file"):
+            load(flags(api=bind), config_file=None)
+        assert load(flags(api=bind, token_file=tmp_path / "token"), config_file=None).api == bind
+    assert load(flags(api="[::1]:7480"), config_file=None).token_file is None
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("inf"), float("nan")])
+def test_an_uplink_is_a_positive_number(rate: float) -> None:
+    with pytest.raises(ConfigError, match="--up-mbps"):
+        load(flags(up_mbps=rate), config_file=None)
+
+
+def test_a_config_file_must_be_there_and_be_toml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no config file"):
+        load(flags(), config_file=tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(flags(), config_file=toml(tmp_path, "keep ="))
+
+
+def test_a_token_file_is_private_and_not_empty(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    config = load(flags(token_file=path), config_file=None)
+    with pytest.raises(ConfigError, match="cannot read"):
+        config.read_token()
+    path.write_text("secret\n")
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="others can read"):
+        config.read_token()
+    path.chmod(0o600)
+    assert config.read_token() == b"secret"
+    path.write_text(" \n")
+    with pytest.raises(ConfigError, match="empty"):
+        config.read_token()
+    assert load(flags(), config_file=None).read_token() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"), [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:7480", ("::1", 7480)), ("0.0.0.0:65535", None)]
+)
+def test_an_endpoint_is_an_ip_literal_with_a_port(text: str, endpoint: tuple[str, int] | None) -> None:
+    assert split_endpoint(text) == (endpoint or ("0.0.0.0", 65535))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7480", "localhost:1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "::1:80", "[127.0.0.1]:80"]
+)
+def test_what_is_no_endpoint_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        split_endpoint(text)
