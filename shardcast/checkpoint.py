@@ -87,6 +87,8 @@ def _walk(root: Path, below: str) -> Iterator[tuple[str, int]]:
     with os.scandir(root / below) as entries:
         for entry in entries:
             name = f"{below}{entry.name}"
+            if not name.isprintable() and any("\ud800" <= char <= "\udfff" for char in name):
+                raise _refusal(ascii(name), "is no valid UTF-8 file name", "name", "rename it")
             if _is_temporary(entry.name):
                 raise _refusal(
                     name, "is a temporary file", "temporary", "publish when the writer has finished, or remove it"

@@ -61,6 +61,13 @@ def test_a_header_length_that_looks_like_a_pickle_is_none(tmp_path, length):
     assert [name for name, _ in scan(root)] == ["x.safetensors"]
 
 
+def test_a_file_name_that_is_no_text_is_refused(tmp_path):
+    root = write(tmp_path / "c", GOOD_FILES)
+    (root / os.fsdecode(b"\xff\xfe")).write_bytes(b"x")
+    with pytest.raises(CheckpointRefused, match="no valid UTF-8"):
+        scan(root)
+
+
 def test_a_whole_checkpoint_is_listed_as_a_manifest_sorts_it(tmp_path):
     root = write(tmp_path / "c", {**GOOD_FILES, "empty": b""})
     assert scan(root) == [
