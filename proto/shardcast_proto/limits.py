@@ -49,6 +49,7 @@ BEACON_BYTES_MAX: Final = 1 * KIB
 OFFER_BYTES_MAX: Final = 1 * KIB
 RECORD_BYTES_MAX: Final = 2 * KIB
 TICKET_BYTES_MAX: Final = 1 * KIB
+BINDING_BYTES_MAX: Final = 1 * KIB
 #: k-of-n with n above this is ceremony, not security; each signature costs 80 µs to check.
 SIGNATURES_MAX: Final = 16
 ROLE_KEYS_MAX: Final = 64
@@ -78,4 +79,10 @@ CODEC_LISTS_MAX: Final = FILES_MAX + 1
 PEERS_PER_MESSAGE_MAX: Final = 16
 #: Channels that one peer may name in its hello.
 CHANNELS_PER_HELLO_MAX: Final = 64
+#: Bindings that one peer may show in its hello; each costs 80 µs to check.
+BINDINGS_PER_HELLO_MAX: Final = 16
+#: A request or an answer of the carriage protocol: a digest and two numbers, with room to grow.
+CARRIED_FRAME_BYTES_MAX: Final = 128
+#: Chunks of one carried run, as of one run over HTTP.
+CARRIED_CHUNKS_MAX: Final = 64
 REASON_BYTES_MAX: Final = 200

@@ -35,6 +35,8 @@ from .codec import INT_MAX, Field, check_fields, pack, unpack
 from .errors import LocalProtocolError, RemoteProtocolError
 from .ids import Digest, as_digest
 from .limits import (
+    BINDING_BYTES_MAX,
+    BINDINGS_PER_HELLO_MAX,
     CHANNELS_PER_HELLO_MAX,
     CHUNKS_MAX,
     CONTROL_FRAME_BYTES_MAX,
@@ -55,11 +57,15 @@ WALK_MAX: Final = 6
 
 @dataclass(frozen=True)
 class Hello:
-    """The first message of each side. `record` is the sender's signed peer record."""
+    """The first message of each side.
+
+    `record` is the sender's signed peer record. An origin's node shows by `bindings` that it is one.
+    """
 
     record: bytes
     channels: tuple[Digest, ...]
     is_urgent: bool = False
+    bindings: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -228,7 +234,7 @@ Message = (
 #: Field kinds by message. In this table `bytes` named in `_BYTES_MAX` are capped, digests are checked to be 32 bytes long.
 _D, _R = "digest", "runs"
 _LAYOUT: Final[dict[int, tuple[type[Message], tuple[str, ...]]]] = {
-    1: (Hello, ("record", "channels", "flag")),
+    1: (Hello, ("record", "channels", "flag", "bindings")),
     2: (Peers, ("records", "walk")),
     3: (GetHead, (_D,)),
     4: (HeadIs, (_D, "announce")),
@@ -254,6 +260,7 @@ _MSGPACK_KIND: Final[dict[str, type]] = {
     "record": bytes,
     "records": list,
     "channels": list,
+    "bindings": list,
     "stripes": list,
     "flag": int,
     "walk": int,
@@ -266,6 +273,7 @@ _MSGPACK_KIND: Final[dict[str, type]] = {
 }
 _BYTES_MAX: Final = {
     "record": RECORD_BYTES_MAX,
+    "binding": BINDING_BYTES_MAX,
     "announce": GOSSIP_BYTES_MAX,
     "root": ROOT_BYTES_MAX,
     "offer": OFFER_BYTES_MAX,
@@ -274,6 +282,7 @@ _INT_MAX: Final = {"flag": 1, "walk": WALK_MAX, "stripe": STRIPES_MAX - 1, "int"
 _LIST_MAX: Final = {
     "records": PEERS_PER_MESSAGE_MAX,
     "channels": CHANNELS_PER_HELLO_MAX,
+    "bindings": BINDINGS_PER_HELLO_MAX,
     "stripes": STRIPES_MAX,
     _R: CHUNKS_MAX,
 }
@@ -348,6 +357,8 @@ def _from_wire(name: str, value: Field) -> Field:
         return tuple(_from_wire("stripe", item) for item in check_fields(value, [int] * len(value), "stripes"))
     if name == "records":
         return tuple(_from_wire("record", _bytes(item)) for item in value)
+    if name == "bindings":
+        return tuple(_from_wire("binding", _bytes(item)) for item in value)
     return value
 
 

@@ -13,8 +13,9 @@ from .config import RelayConfig
 class RateEstimate:
     """Bytes per second from one peer, with a deviation, and the time to its first byte."""
 
-    def __init__(self, config: RelayConfig) -> None:
+    def __init__(self, config: RelayConfig, *, prior_bytes_per_s: float | None = None) -> None:
         self._config = config
+        self._prior_bytes_per_s = prior_bytes_per_s or config.rate_prior_bytes_per_s
         #: Mean of the samples, bytes/s; None before the first.
         self.mean: float | None = None
         #: Weighted variance of the samples, (bytes/s)².
@@ -56,7 +57,7 @@ class RateEstimate:
         """The rate to reckon with: a pessimistic measured one, raised a little by what is advertised, else the prior."""
         config = self._config
         if self.mean is None:
-            rate = min(float(self.advertised), config.rate_prior_bytes_per_s) or config.rate_prior_bytes_per_s
+            rate = min(float(self.advertised), self._prior_bytes_per_s) or self._prior_bytes_per_s
         else:
             rate = self.mean - self.variance**0.5 / 2
             if self.advertised > self.mean:

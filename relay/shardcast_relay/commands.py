@@ -44,7 +44,10 @@ class Hangup:
 
 @dataclass(frozen=True)
 class FetchObject:
-    """Fetch the object `digest` of exactly `size_bytes` from a peer's data plane, check its digest, keep it."""
+    """Fetch the object `digest` of exactly `size_bytes` from a peer, check its digest, keep it.
+
+    `addresses` are the peer's data plane; none means over the control connection.
+    """
 
     cause: int
     fetch_id: int
@@ -57,7 +60,10 @@ class FetchObject:
 
 @dataclass(frozen=True)
 class FetchChunks:
-    """Fetch `count` chunks from `first` on; verify and store each, reporting it by `ChunkVerified`, as it arrives."""
+    """Fetch `count` chunks from `first` on; verify and store each, reporting it by `ChunkVerified`, as it arrives.
+
+    `addresses` as in `FetchObject`.
+    """
 
     cause: int
     fetch_id: int

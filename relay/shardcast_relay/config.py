@@ -43,14 +43,27 @@ class RelayConfig:
     have_interval_s: float = 0.2
     #: Bytes asked for and not yet verified, over all peers: what may sit in sockets and worker threads.
     receive_budget_bytes: int = 48 * MIB
-    #: One request asks for what its peer delivers in this time …
-    run_time_s: float = 0.1
+    #: One request asks for what its peer delivers in this time: it costs each end 1 to 2 ms of CPU, as much as 1 MB of payload …
+    run_time_s: float = 0.25
     #: … but at most this much: a longer run holds chunks back from faster peers.
     run_bytes_max: int = 4 * MIB
     #: A peer's window is rate * (rtt + slack), at least two runs so that one is always under way.
     window_slack_s: float = 0.25
     window_bytes_max: int = 16 * MIB
     fetches_per_peer_max: int = 4
+
+    #: Chunks over the control connection, for peers that nothing else reaches: fetches at once, over all peers, and one for each peer.
+    #: 0 switches it off. Encrypting and framing cost 17 CPU-seconds for a gigabyte over both ends, many times what the data plane does.
+    carried_fetches_max: int = 4
+    #: What the other side lets through for all its peers together is 8 MB/s; a stranger is reckoned with a part of that.
+    carried_rate_prior_bytes_per_s: float = 2e6
+    #: With one fetch at a time each costs two round trips of silence: a run is longer than one over the data plane …
+    carried_run_time_s: float = 1.0
+    #: … and short enough to wait in memory whole, because its reader must not pause.
+    carried_run_bytes_max: int = 4 * MIB
+    #: A data plane that could not be reached is tried again after this, doubling up to the maximum; meanwhile its peer is carried.
+    direct_retry_s: float = 15.0
+    direct_retry_max_s: float = 600.0
 
     #: A peer nobody has measured is tried as if it gave this much: 64 Mbit/s, a home uplink.
     rate_prior_bytes_per_s: float = 8e6
@@ -86,6 +99,10 @@ class RelayConfig:
     #: A peer that sent a bad chunk is refused so long, doubling with each further one up to the maximum.
     quarantine_s: float = 60.0
     quarantine_max_s: float = 3600.0
+    #: A proven origin that sent a bad chunk (its files were changed under it) is asked for nothing for so long, doubling with each one in a
+    #: row; it stays connected, since its next head will be good.
+    origin_pause_s: float = 5.0
+    origin_pause_max_s: float = 60.0
     #: Local disk trouble: nothing is fetched for so long.
     store_pause_s: float = 5.0
 

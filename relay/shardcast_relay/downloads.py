@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from shardcast_proto.ids import Digest, PeerId
 from shardcast_proto.messages import Want
 
+from .bandwidth import RateEstimate
 from .commands import CancelFetch, FetchChunks, FetchObject
 from .config import RelayConfig
-from .events import BlobOpened, ChunkVerified, FetchEnded, HeadAccepted, Outcome
+from .events import BlobOpened, ChunkVerified, Contact, FetchEnded, HeadAccepted, Outcome
 from .exchange import Exchange
 from .fetches import Fetch, FetchTable
 from .ledger import Ledger
@@ -39,6 +40,7 @@ class Downloads:
         self._ledger = Ledger(config, self.neighbours)
         self.reputations = self._ledger.reputations
         self.rates = self._ledger.rates
+        self.reaches = self._ledger.reaches
         self.reputation = self._ledger.reputation
         self.rate = self._ledger.rate
         self.quarantined_until_s = self._ledger.quarantined_until_s
@@ -85,7 +87,7 @@ class Downloads:
         fetch = self.fetches.get(event.fetch_id)
         if fetch is None or not self.fetches.chunk_arrived(fetch, event.index):
             return
-        self.rate(fetch.peer).bytes_arrived(event.size_bytes, now_s)
+        self._rate_of(fetch).bytes_arrived(event.size_bytes, now_s)
         transfer = None if fetch.is_abandoned else self.transfers.get(fetch.target)
         if transfer is not None and transfer.chunk_verified(event.index):
             self._chunks_are_here(transfer, out, now_s)
@@ -95,7 +97,7 @@ class Downloads:
         fetch = self.fetches.end(event.fetch_id)
         if fetch is None:
             return None
-        rate = self.rate(fetch.peer)
+        rate = self._rate_of(fetch)
         if event.rtt_s is not None:
             rate.first_byte_arrived(event.rtt_s)
         failed = event.outcome not in (Outcome.DONE, Outcome.PARTIAL)
@@ -111,7 +113,11 @@ class Downloads:
             elif event.outcome is Outcome.PARTIAL:
                 # the run stopped at the first chunk that is not there; nothing was said of those behind it
                 transfer.holder_lacks(fetch.peer, fetch.remaining & -fetch.remaining)
-        self._settle_blame(fetch, event.outcome, now_s)
+            elif event.outcome is Outcome.CORRUPT:
+                # until it says anew that it has the chunk, which matters for an origin: others are hung up on
+                transfer.holder_lacks(fetch.peer, fetch.remaining & -fetch.remaining)
+        if fetch.is_carried or self._is_first_word(fetch, event, now_s):
+            self._settle_blame(fetch, event.outcome, now_s)
         if event.outcome is Outcome.CORRUPT:
             for other in self.fetches:
                 if other.peer == fetch.peer:
@@ -131,7 +137,7 @@ class Downloads:
         self._ask_for_objects(sources, out, now_s)
         for transfer in sorted(unfinished, key=lambda transfer: -transfer.priority):
             while self._has_budget and transfer.wanted:
-                request = next_request(transfer, list(sources.values()), self._config, self._rng)
+                request = self._next_request(transfer, sources)
                 if request is None:
                     break
                 self._order(transfer, request, out, now_s)
@@ -176,20 +182,49 @@ class Downloads:
         sources: dict[PeerId, Source] = {}
         for peer, contact in self.neighbours.items():
             reputation = self.reputation(peer)
-            if not contact.serve:
+            is_carried = self._is_carried(contact, now_s)
+            if is_carried and not self._config.carried_fetches_max:
                 continue
-            if reputation.is_usable(now_s):
-                sources[peer] = Source(
-                    peer,
-                    contact.serve,
-                    self.rate(peer),
-                    reputation,
-                    self.fetches.in_flight(peer),
-                    self.fetches.count(peer),
-                )
-            else:
+            if not reputation.is_usable(now_s):
                 self._look_again(now_s, max(reputation.paused_until_s, reputation.quarantined_until_s))
+                continue
+            count = self.fetches.count(peer)
+            sources[peer] = Source(
+                peer,
+                () if is_carried else contact.serve,
+                self._ledger.reach(peer).carried if is_carried else self.rate(peer),
+                reputation,
+                self.fetches.in_flight(peer),
+                count,
+                is_carried,
+                is_switching=bool(count) and is_carried is not (peer in self.fetches.carrying),
+            )
         return sources
+
+    def _is_carried(self, contact: Contact, now_s: float) -> bool:
+        if not contact.serve:
+            return True
+        reach = self.reaches.get(contact.peer)
+        return reach is not None and now_s < reach.direct_at_s and bool(self._config.carried_fetches_max)
+
+    @property
+    def _may_carry(self) -> bool:
+        return len(self.fetches.carrying) < self._config.carried_fetches_max
+
+    def _rate_of(self, fetch: Fetch) -> RateEstimate:
+        return self._ledger.reach(fetch.peer).carried if fetch.is_carried else self.rate(fetch.peer)
+
+    def _next_request(self, transfer: Transfer, sources: Mapping[PeerId, Source]) -> Request | None:
+        """Return the next request to a data plane; else to be carried, for what no data plane gives."""
+        direct = [source for source in sources.values() if not source.is_carried]
+        request = next_request(transfer, direct, self._config, self._rng)
+        if request is not None or len(direct) == len(sources) or not self._may_carry:
+            return request
+        given = 0
+        for source in direct:
+            given |= transfer.holders.get(source.peer, 0)
+        carried = [source for source in sources.values() if source.is_carried]
+        return next_request(transfer, carried, self._config, self._rng, among=~given)
 
     def _order(self, transfer: Transfer, request: Request, out: Outbox, now_s: float) -> Fetch:
         source = request.source
@@ -204,6 +239,7 @@ class Downloads:
             now_s,
             deadline_s,
             estimate_s,
+            is_carried=source.is_carried,
             is_hedge=request.is_hedge,
         )
         self._enter(fetch, source, now_s)
@@ -232,7 +268,8 @@ class Downloads:
 
     def _hedge(self, transfer: Transfer, sources: Mapping[PeerId, Source], out: Outbox, now_s: float) -> None:
         while self._has_budget:
-            found = next_hedge(transfer, list(sources.values()), self.fetches, self._config, now_s=now_s)
+            usable = [source for source in sources.values() if not source.is_carried or self._may_carry]
+            found = next_hedge(transfer, usable, self.fetches, self._config, now_s=now_s)
             if found is None:
                 return
             fetch, request = found
@@ -245,11 +282,14 @@ class Downloads:
             if wanted.fetch_id is not None or not self._has_budget:
                 continue
             wanted.begin_round(now_s)
-            candidates = [source for peer, source in sources.items() if peer not in wanted.asked]
+            unasked = [source for peer, source in sources.items() if peer not in wanted.asked]
+            candidates = [source for source in unasked if not source.is_carried]
+            if not candidates and self._may_carry:
+                candidates = [source for source in unasked if not source.fetch_count]
             if candidates:
                 first = next((source for source in candidates if source.peer == wanted.source), None)
                 self._order_object(wanted, first or self._rng.choice(candidates), out, now_s)
-            else:
+            elif not unasked:
                 self._look_again(now_s, wanted.end_round(self._config, now_s))
 
     def _order_object(self, wanted: WantedObject, source: Source, out: Outbox, now_s: float) -> None:
@@ -265,6 +305,7 @@ class Downloads:
             deadline_s,
             estimate_s,
             is_object=True,
+            is_carried=source.is_carried,
         )
         wanted.fetch_id = fetch.fetch_id
         wanted.asked[source.peer] = None
@@ -292,6 +333,18 @@ class Downloads:
             self.reputation(fetch.peer).pause(now_s, self._config.retry_backoff_s)
         elif outcome is not Outcome.CANCELLED and not (outcome is Outcome.MISSING and fetch.is_object):
             self.reputation(fetch.peer).failed(now_s)
+
+    def _is_first_word(self, fetch: Fetch, event: FetchEnded, now_s: float) -> bool:
+        """Note whether a data plane was reached; return False when that it was not is known and there is another way."""
+        is_silent = (
+            event.outcome is Outcome.STALLED and event.rtt_s is None
+        )  # something took the connection and said nothing
+        if event.outcome is Outcome.UNREACHABLE or is_silent:
+            is_news = self._ledger.reach(fetch.peer).unreachable(fetch.started_s, now_s)
+            return is_news or not self._config.carried_fetches_max
+        if fetch.peer in self.reaches and event.outcome not in (Outcome.CANCELLED, Outcome.STALLED, Outcome.DEADLINE):
+            self.reaches[fetch.peer].reached()
+        return True
 
     def _cancel(self, fetch: Fetch, out: Outbox) -> None:
         if not fetch.is_cancelled:

@@ -67,6 +67,8 @@ class Started:
     record: bytes
     bootstrap: tuple[Contact, ...] = ()
     up_bytes_per_s: int = 0
+    #: What proves to others that this node acts for an origin key.
+    bindings: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,13 @@ class PeerDisconnected:
 
 @dataclass(frozen=True)
 class HelloReceived:
-    """A peer presented itself."""
+    """A peer presented itself. `is_origin`: it has proved to act for an origin key of a channel that is followed here."""
 
     peer: PeerId
     contact: Contact
     channels: tuple[Digest, ...]
     is_urgent: bool = False
+    is_origin: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class Fetch:
     #: How long it should take by the estimate.
     estimate_s: float
     is_object: bool = False
+    #: Over the control connection.
+    is_carried: bool = False
     is_hedge: bool = False
     is_hedged: bool = False
     is_cancelled: bool = False
@@ -49,6 +51,8 @@ class FetchTable:
         self._count_of: dict[PeerId, int] = {}
         self._bytes_of: dict[PeerId, int] = {}
         self._next_id = 1
+        #: Peers with a carried fetch under way, in order.
+        self.carrying: dict[PeerId, None] = {}
         #: Bytes asked for and not yet here, over all peers.
         self.total_bytes = 0
 
@@ -71,6 +75,8 @@ class FetchTable:
         """Enter a fetch that was just ordered."""
         self._fetches[fetch.fetch_id] = fetch
         self._count_of[fetch.peer] = self._count_of.get(fetch.peer, 0) + 1
+        if fetch.is_carried:
+            self.carrying[fetch.peer] = None
         self._owe(fetch.peer, fetch.bytes_left)
 
     def chunk_arrived(self, fetch: Fetch, index: int) -> bool:
@@ -86,6 +92,8 @@ class FetchTable:
         fetch = self._fetches.pop(fetch_id, None)
         if fetch is None:
             return None
+        if fetch.is_carried:
+            del self.carrying[fetch.peer]
         self._owe(fetch.peer, -fetch.bytes_left)
         count = self._count_of[fetch.peer] - 1
         if count:
@@ -116,6 +124,9 @@ class FetchTable:
         Raises:
             InvariantViolated: They differ.
         """
+        carried = [fetch.peer for fetch in self._fetches.values() if fetch.is_carried]
+        if carried != list(self.carrying):
+            raise InvariantViolated(f"carried fetches of {carried} differ from {list(self.carrying)}")
         owed: dict[PeerId, int] = {}
         for fetch in self._fetches.values():
             owed[fetch.peer] = owed.get(fetch.peer, 0) + fetch.bytes_left

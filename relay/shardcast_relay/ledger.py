@@ -12,11 +12,12 @@ from shardcast_proto.ids import PeerId
 
 from .bandwidth import RateEstimate
 from .config import RelayConfig
+from .reach import Reach
 from .reputation import Reputation
 
 
 class Ledger:
-    """A reputation and a rate estimate for each peer that we had to do with.
+    """A reputation, a rate estimate and the ways to each peer that we had to do with.
 
     Invariant: at most `config.peer_records_max` of each, not counting those of neighbours.
     """
@@ -26,6 +27,7 @@ class Ledger:
         self._neighbours = neighbours
         self.reputations: dict[PeerId, Reputation] = {}
         self.rates: dict[PeerId, RateEstimate] = {}
+        self.reaches: dict[PeerId, Reach] = {}
 
     def reputation(self, peer: PeerId) -> Reputation:
         """Return the record of a peer, new when it has none."""
@@ -41,13 +43,20 @@ class Ledger:
             self.rates[peer] = RateEstimate(self._config)
         return self.rates[peer]
 
+    def reach(self, peer: PeerId) -> Reach:
+        """Return the ways to a peer, new when it has none."""
+        if peer not in self.reaches:
+            self._make_room()
+            self.reaches[peer] = Reach(self._config)
+        return self.reaches[peer]
+
     def quarantined_until_s(self, peer: PeerId) -> float:
         """Return when the quarantine of a peer ends (or ended; 0.0 without one), without opening a record for it."""
         known = self.reputations.get(peer)
         return known.quarantined_until_s if known is not None else 0.0
 
     def _make_room(self) -> None:
-        for records in (self.reputations, self.rates):
+        for records in (self.reputations, self.rates, self.reaches):
             strangers = [peer for peer in records if peer not in self._neighbours]
             if len(strangers) >= self._config.peer_records_max:
                 del records[min(strangers, key=self.quarantined_until_s)]

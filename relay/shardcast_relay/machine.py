@@ -108,7 +108,8 @@ class Machine:
         self._hear(event)
         try:
             self._handlers[type(event)](event, out)
-            self.downloads.ask_for_more(out, self._now_s)
+            if not isinstance(event, ChunkVerified):  # room for another run comes with the end of one
+                self.downloads.ask_for_more(out, self._now_s)
         except InvariantViolated as error:
             lines = "\n".join(map(str, self.story.about()[-20:]))
             raise InvariantViolated(f"{error.message}, at {event}\n{lines}") from error
@@ -140,7 +141,7 @@ class Machine:
             neighbour.heard_s = self._now_s
 
     def _started(self, event: Started, out: Outbox) -> None:
-        self.membership.record = event.record
+        self.membership.record, self.membership.bindings = event.record, event.bindings
         self.membership.bootstrap = {contact.peer: contact for contact in event.bootstrap}
         self._up_bytes_per_s = event.up_bytes_per_s
         self._shuffle_at_s = self._now_s + self.config.shuffle_interval_s
@@ -185,7 +186,8 @@ class Machine:
         if event.contact.peer != event.peer or event.peer == self.membership.self_id:
             out.hangup(event.peer, "presents itself as somebody else")
             return
-        if self._now_s < self.downloads.quarantined_until_s(event.peer):
+        self.downloads.reputation(event.peer).is_origin = event.is_origin
+        if self._now_s < self.downloads.quarantined_until_s(event.peer) and not event.is_origin:
             out.hangup(event.peer, "quarantined")
             return
         is_new, dropped = self.membership.hello_received(event, out, self._now_s)
@@ -241,7 +243,11 @@ class Machine:
 
     def _fetch_ended(self, event: FetchEnded, out: Outbox) -> None:
         fetch = self.downloads.fetch_ended(event, out, self._now_s)
-        if fetch is not None and event.outcome is Outcome.CORRUPT:
+        if (
+            fetch is not None
+            and event.outcome is Outcome.CORRUPT
+            and not self.downloads.reputation(fetch.peer).is_origin
+        ):
             self._drop(fetch.peer, out, "sent a bad chunk")
 
     def _drop(self, peer: PeerId, out: Outbox, reason: str) -> None:

@@ -55,6 +55,7 @@ class Membership:
     config: RelayConfig
     rng: Rng
     record: bytes = b""
+    bindings: tuple[bytes, ...] = ()
     channels: dict[Digest, None] = field(default_factory=dict)
     #: Contacts the operator named; never forgotten.
     bootstrap: dict[PeerId, Contact] = field(default_factory=dict)
@@ -214,7 +215,7 @@ class Membership:
         self.connected[peer].is_greeted = True
         if peer not in self.active:
             self.rest(peer, now_s + self.config.hello_patience_s)
-        out.send(peer, Hello(self.record, tuple(self.channels), is_urgent=not self.active))
+        out.send(peer, Hello(self.record, tuple(self.channels), not self.active, self.bindings))
 
     def _introduce(self, contact: Contact, out: Outbox) -> None:
         """Tell the newcomer of others, and let its record walk."""

@@ -23,6 +23,10 @@ class Reputation:
         self.failures_in_a_row = 0
         #: Incidents of bad chunks, ever.
         self.bad_chunks = 0
+        #: Whether it has proved to act for an origin key.
+        self.is_origin = False
+        #: Bad chunks of an origin since its last success.
+        self._bad_chunks_in_a_row = 0
         #: Nothing is asked of the peer before this time.
         self.paused_until_s = 0.0
         #: Nothing at all is done with the peer before this time.
@@ -43,7 +47,7 @@ class Reputation:
 
     def succeeded(self) -> None:
         """A fetch was completed."""
-        self.failures_in_a_row = 0
+        self.failures_in_a_row = self._bad_chunks_in_a_row = 0
         self.successes += 1
         self._fade()
 
@@ -62,10 +66,17 @@ class Reputation:
     def sent_bad_chunk(self, now_s: float) -> None:
         """Quarantine: 60 s for the first bad chunk, doubling with each further one.
 
-        Chunks that were under way when the quarantine began belong to the same incident: they do not lengthen it.
+        Chunks that were under way when the quarantine began belong to the same incident: they do not lengthen it. A proven origin is only
+        paused: what it sends is decided by its own key, and cutting it off would keep its next head from us.
         """
         self.failures += 1
         self._fade()
+        if self.is_origin:
+            if now_s >= self.paused_until_s:
+                pause_s = self._config.origin_pause_s * 2 ** min(self._bad_chunks_in_a_row, 16)
+                self._bad_chunks_in_a_row += 1
+                self.pause(now_s, min(pause_s, self._config.origin_pause_max_s))
+            return
         if self.is_quarantined(now_s):
             return
         self.bad_chunks += 1

@@ -1,8 +1,10 @@
 """The order of requests: rarest chunks first, in runs, from whoever should deliver them soonest.
 
 The chunk is chosen before its source. Among the wanted chunks that some peer with room holds, the rarest level is taken and a chunk
-drawn from it at random; the source is chosen by estimated time of arrival; the run is then extended over the wanted chunks of the
-same level behind it. When nothing is wanted any more but fetches drag on, the slowest are hedged: asked once more elsewhere.
+drawn from it at random; the source is chosen by estimated time of arrival; the run is then extended over the wanted chunks around
+it that the source holds, within a block, whatever their rarity: have-updates cut blocks into levels of one or two chunks, and a request
+for each would cost more than the order gains. When nothing is wanted any more but fetches drag on, the slowest are hedged: asked once
+more elsewhere.
 """
 
 from __future__ import annotations
@@ -32,19 +34,35 @@ class Request:
         return ((1 << self.count) - 1) << self.first
 
 
-def next_request(transfer: Transfer, sources: Sequence[Source], config: RelayConfig, rng: Rng) -> Request | None:
+def next_request(
+    transfer: Transfer, sources: Sequence[Source], config: RelayConfig, rng: Rng, *, among: int = -1
+) -> Request | None:
     """Return the next run to ask for, or None when no peer with room holds a wanted chunk."""
     ready = [source for source in sources if source.has_room(config, transfer.chunk_bytes)]
     reachable = 0
     for source in ready:
         reachable |= transfer.holders.get(source.peer, 0)
-    for level in transfer.availability.rarest(transfer.wanted & reachable):
+    for level in transfer.availability.rarest(transfer.wanted & reachable & among):
         index = random_bit(level, rng)
         holders = [source for source in ready if transfer.holders.get(source.peer, 0) >> index & 1]
         source = choose_source(holders, transfer.chunk_bytes, config, rng)
         count_max = source.run_max(config, transfer.chunk_bytes)
-        return Request(source, index, _run_length(level & transfer.holders[source.peer], index, count_max))
+        held = transfer.wanted & among & transfer.holders[source.peer]
+        return _run_in_block(source, held, index, count_max)
     return None
+
+
+def _run_in_block(source: Source, mask: int, index: int, count_max: int) -> Request:
+    """Return the run of chunks of `mask` around `index`, within the block of at most `count_max` chunks that `index` lies in.
+
+    Blocks begin at multiples of their size, a power of two: what is left between two runs is whole blocks then, not gaps of a few
+    chunks that each cost a request.
+    """
+    size = 1 << max(count_max, 1).bit_length() - 1
+    block = index & -size
+    gap = ~mask >> block & ((1 << index - block) - 1)
+    first = block + gap.bit_length()
+    return Request(source, first, _run_length(mask, first, block + size - first))
 
 
 def next_hedge(
@@ -71,7 +89,7 @@ def next_hedge(
             and transfer.holders.get(source.peer, 0) >> first & 1
         ]
         if holders:
-            source = min(holders, key=lambda source: source.eta_s(transfer.chunk_bytes))
+            source = min(holders, key=lambda source: (source.is_carried, source.eta_s(transfer.chunk_bytes)))
             count_max = min(budget, source.run_max(config, transfer.chunk_bytes))
             held = missing & transfer.holders[source.peer]
             return fetch, Request(source, first, _run_length(held, first, count_max), is_hedge=True)

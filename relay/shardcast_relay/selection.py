@@ -32,6 +32,10 @@ class Source:
     owed_bytes: int
     #: Fetches under way at the peer.
     fetch_count: int
+    #: Asked over the control connection: one fetch at a time, and only for what no data plane gives.
+    is_carried: bool = False
+    #: A fetch by the other way is under way: the two are not mixed, so that each way's rate is its own.
+    is_switching: bool = False
 
     def eta_s(self, size_bytes: int) -> float:
         """Return the seconds until `size_bytes` more have arrived from this peer, weighed by its success rate."""
@@ -45,7 +49,10 @@ class Source:
 
     def run_chunks(self, config: RelayConfig, chunk_bytes: int) -> int:
         """Return how many chunks one request to this peer should ask for."""
-        size = min(self.rate.bytes_per_s * config.run_time_s, config.run_bytes_max)
+        if self.is_carried:
+            size = min(self.rate.bytes_per_s * config.carried_run_time_s, config.carried_run_bytes_max)
+        else:
+            size = min(self.rate.bytes_per_s * config.run_time_s, config.run_bytes_max)
         return max(int(size) // chunk_bytes, 1)
 
     def run_max(self, config: RelayConfig, chunk_bytes: int) -> int:
@@ -59,12 +66,17 @@ class Source:
         return span_s * float(1 << min(self.reputation.failures_in_a_row, config.fetch_deadline_doublings_max))
 
     def has_room(self, config: RelayConfig, chunk_bytes: int) -> bool:
-        """Whether another request fits the window."""
+        """Whether another run fits the window.
+
+        Less room than a run is no room: asked for chunk by chunk as the window opens, every run would be one chunk long (the silly
+        window of TCP), and a request costs both ends more than a small chunk does.
+        """
         # a peer whose last fetch failed is tried with one before it is trusted with more
-        fetches_max = 1 if self.reputation.failures_in_a_row else config.fetches_per_peer_max
-        if self.fetch_count >= fetches_max:
+        fetches_max = 1 if self.is_carried or self.reputation.failures_in_a_row else config.fetches_per_peer_max
+        if self.fetch_count >= fetches_max or self.is_switching:
             return False
-        return self.owed_bytes + chunk_bytes <= self.window_bytes(config, chunk_bytes)
+        run_bytes = self.run_chunks(config, chunk_bytes) * chunk_bytes
+        return self.owed_bytes + run_bytes <= self.window_bytes(config, chunk_bytes)
 
 
 def choose_source(holders: Sequence[Source], size_bytes: int, config: RelayConfig, rng: Rng) -> Source:

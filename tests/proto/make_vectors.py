@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from shardcast_proto import messages
+from shardcast_proto import carriage, messages
 from shardcast_proto.blob import Blob
 from shardcast_proto.codec import unpack
 from shardcast_proto.framing import frame
@@ -30,6 +30,7 @@ from shardcast_proto.trust import (
     ROLE_ROOT,
     Announce,
     Beacon,
+    Binding,
     Head,
     Limits,
     PatchOffer,
@@ -40,6 +41,7 @@ from shardcast_proto.trust import (
     SigningKey,
     Ticket,
     sign_beacon,
+    sign_binding,
     sign_head,
     sign_offer,
     sign_record,
@@ -123,6 +125,8 @@ RECORD = PeerRecord(
     expires_s=NOW_S + 3600,
 )
 TICKET = Ticket(CHANNEL, ALICE.peer, BOB.peer, NOW_S + 60, bytes(range(16)))
+BINDING = Binding(CHANNEL, ALICE.peer)
+_BINDING = sign_binding(BINDING, [TRAINER])
 ANNOUNCE = Announce(sign_head(HEAD_1, [TRAINER]), sign_beacon(BEACON, [TRAINER]))
 _RECORD = sign_record(RECORD, ALICE)
 
@@ -130,6 +134,7 @@ _RECORD = sign_record(RECORD, ALICE)
 MESSAGES: tuple[messages.Message, ...] = (
     messages.Hello(_RECORD, (CHANNEL,), True),
     messages.Hello(_RECORD, ()),
+    messages.Hello(_RECORD, (CHANNEL,), False, (_BINDING,)),
     messages.Peers((_RECORD,), 5),
     messages.Peers(()),
     messages.GetHead(CHANNEL),
@@ -187,6 +192,8 @@ def make_vectors() -> dict[str, dict[str, Any]]:
             "offer", [_signed_case("of the patch", OFFER, [TRAINER], sign_offer(OFFER, [TRAINER]))]
         ),
         "record.json": _document("record", [_signed_case("of a relay", RECORD, [ALICE], _RECORD)]),
+        "binding.json": _document("binding", [_signed_case("of alice's peer", BINDING, [TRAINER], _BINDING)]),
+        "carriage.json": _document("carriage requests and answers", _carriage_cases()),
         "ticket.json": _document("ticket", [_signed_case("for bob", TICKET, [ALICE], sign_ticket(TICKET, ALICE))]),
         "announce.json": _document(
             "announce",
@@ -313,6 +320,15 @@ def _longer_payload(envelope: bytes) -> bytes:
 def _message_case(message: messages.Message) -> dict[str, object]:
     payload = messages.encode(message)
     return {"fields": _plain(message), "payload": payload.hex(), "frame": frame(payload).hex()}
+
+
+def _carriage_cases() -> list[dict[str, object]]:
+    requests = (carriage.ObjectRequest(MANIFEST.digest), carriage.ChunkRequest(MANIFEST.blob.id, 0, 2))
+    answers = (carriage.Answer(carriage.Status.OK, 2, CHUNK + 5), *map(carriage.Answer, list(carriage.Status)[1:]))
+    return [
+        *({"case": "request", "fields": _plain(one), "frame": carriage.encode_request(one).hex()} for one in requests),
+        *({"case": "answer", "fields": _plain(one), "frame": carriage.encode_answer(one).hex()} for one in answers),
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shardcast_proto import messages
+from shardcast_proto import carriage, messages
 from shardcast_proto.blob import Blob
 from shardcast_proto.codec import pack, unpack
 from shardcast_proto.errors import TrustError
@@ -22,6 +22,7 @@ from shardcast_proto.patch import Patch
 from shardcast_proto.trust import (
     Announce,
     Beacon,
+    Binding,
     Envelope,
     Head,
     PatchOffer,
@@ -48,6 +49,7 @@ SIGNED: dict[str, Any] = {
     "offer.json": PatchOffer,
     "record.json": PeerRecord,
     "ticket.json": Ticket,
+    "binding.json": Binding,
 }
 MESSAGES = sorted(name for name in MADE if name.startswith("message_"))
 
@@ -157,6 +159,23 @@ def test_the_second_root_follows_the_first():
     first = open_root(envelope("root.json", 0))
     second = open_next_root(envelope("root.json", 1), first)
     assert second.channel == first.channel == parse_digest(stored("root.json")[0]["digest"])
+
+
+def test_the_carriage_frames_are_read_back():
+    for case in stored("carriage.json"):
+        data = bytes.fromhex(case["frame"])
+        if case["case"] == "request":
+            request = carriage.RequestReader().feed(data)
+            assert isinstance(request, carriage.Request)
+            assert carriage.encode_request(request) == data
+        else:
+            reader = carriage.AnswerReader()
+            assert reader.feed(data) == b"" and reader.answer is not None
+            assert carriage.encode_answer(reader.answer) == data
+
+
+def test_the_binding_is_accepted():
+    assert pinned().judge_binding(envelope("binding.json")).peer == keys()["alice"].peer
 
 
 def test_the_peer_statements_are_accepted():

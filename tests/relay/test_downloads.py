@@ -47,7 +47,7 @@ def test_chunks_are_asked_from_a_neighbour_that_has_them():
 
 
 def test_a_neighbour_without_a_data_plane_address_is_not_asked():
-    node = Node()
+    node = Node(config=RelayConfig(carried_fetches_max=0))
     node.hello(1, serve=False)
     node.open(4)
     assert fetches(node.holds(1)) == []

@@ -95,7 +95,8 @@ class AnySequence(RuleBasedStateMachine):
         if isinstance(command, FetchChunks | FetchObject):
             assert command.fetch_id not in self.arrived, "a fetch id was used twice"
             assert command.deadline_s > self.now_s
-            assert command.addresses
+            carried = [other.peer for other in self.under_way.values() if not other.addresses]
+            assert command.addresses or (len(carried) < CONFIG.carried_fetches_max and command.peer not in carried)
             assert command.peer in self.machine.membership.active
             assert not self.machine.downloads.reputation(command.peer).is_quarantined(self.now_s)
             self.under_way[command.fetch_id] = command
@@ -141,10 +142,10 @@ class AnySequence(RuleBasedStateMachine):
     def disconnect(self, number: int) -> None:
         self.tell(PeerDisconnected(peer(number)))
 
-    @rule(number=st.integers(1, PEERS), is_urgent=st.booleans(), serve=st.booleans())
-    def hello(self, number: int, is_urgent: bool, serve: bool) -> None:
+    @rule(number=st.integers(1, PEERS), is_urgent=st.booleans(), serve=st.booleans(), is_origin=st.booleans())
+    def hello(self, number: int, is_urgent: bool, serve: bool, is_origin: bool) -> None:
         self.tell(PeerConnected(peer(number)))
-        self.tell(HelloReceived(peer(number), contact(number, serve=serve), (CHANNEL,), is_urgent))
+        self.tell(HelloReceived(peer(number), contact(number, serve=serve), (CHANNEL,), is_urgent, is_origin))
 
     @rule(number=numbers, claimed=contacts, is_urgent=st.booleans())
     def hostile_hello(self, number: int, claimed: Contact, is_urgent: bool) -> None:

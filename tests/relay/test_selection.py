@@ -97,6 +97,15 @@ def test_a_run_never_bursts_the_window(owed_chunks, rate):
         assert 0 < run_bytes <= one.window_bytes(CONFIG, CHUNK) - one.owed_bytes
 
 
+def test_less_room_than_a_run_is_no_room():
+    one = source(rate=8 * MB)
+    window, run_bytes = one.window_bytes(CONFIG, CHUNK), one.run_chunks(CONFIG, CHUNK) * CHUNK
+    one.owed_bytes = window - run_bytes
+    assert one.has_room(CONFIG, CHUNK)
+    one.owed_bytes += CHUNK
+    assert not one.has_room(CONFIG, CHUNK)
+
+
 def test_a_peer_has_no_room_for_more_fetches_than_the_limit():
     assert source(fetch_count=CONFIG.fetches_per_peer_max - 1).has_room(CONFIG, CHUNK)
     assert not source(fetch_count=CONFIG.fetches_per_peer_max).has_room(CONFIG, CHUNK)

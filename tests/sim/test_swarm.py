@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from shardcast_proto.errors import InvariantViolated
+from shardcast_relay import RelayConfig
 from tests.sim.world import Broken, Host, Link, Version, World
 
 SEEDS = int(os.environ.get("SHARDCAST_SIM_SEEDS", "200"))
@@ -86,7 +87,7 @@ def test_fifty_nodes_complete_with_loss_a_dead_relay_and_a_lying_one(group: int)
 
 def test_a_relay_serves_chunks_while_it_still_fetches_others() -> None:
     """Origin → relay → client in a line: the client gets its first chunks long before the relay has the last."""
-    world = World(1)
+    world = World(1, config=RelayConfig(carried_fetches_max=0))
     origin, relay, client = world.add_host(), world.add_host(), world.add_host()
     world.start(origin)
     world.start(relay, origin)

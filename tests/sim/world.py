@@ -14,7 +14,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shardcast_proto import messages
@@ -44,6 +44,9 @@ from shardcast_relay.events import (
 
 CHANNEL = digest_of(b"channel")
 MANIFEST_BYTES = 4096
+#: What a host carries over control connections for all peers together, and how many at once.
+CARRIED_BYTES_PER_S = 8e6
+CARRIED_UPLOADS_MAX = 4
 
 
 class Broken(AssertionError):
@@ -111,6 +114,14 @@ class Host:
         self.is_alive = True
         self.is_black_hole = False
         self.is_lying = False
+        #: Nobody can connect to it, whatever it announces.
+        self.is_unreachable = False
+        #: Its hello proves to everybody that it acts for an origin key.
+        self.is_proven = False
+        #: What runs over its control connections: the peers it carries for, when the next byte may leave, how much it was.
+        self.carrying_for: dict[PeerId, int] = {}
+        self.carry_free_s = 0.0
+        self.carried_bytes = 0
         self.up_free_s = self.down_free_s = 0.0
         self.sent_bytes = self.control_bytes = 0
         self.chunks_from: Counter[PeerId] = Counter()
@@ -152,7 +163,8 @@ class Host:
         message = messages.decode(payload)
         world, peer = self.world, sender.peer
         if isinstance(message, messages.Hello):
-            self.tell(HelloReceived(peer, world.contact(message.record), message.channels, message.is_urgent))
+            contact = world.contact(message.record)
+            self.tell(HelloReceived(peer, contact, message.channels, message.is_urgent, sender.is_proven))
         elif isinstance(message, messages.Peers):
             self.tell(PeersReceived(peer, tuple(map(world.contact, message.records)), message.walk))
         elif isinstance(message, messages.Goodbye):
@@ -228,7 +240,10 @@ class Host:
         transfer = self.fetches.pop(fetch_id, None)
         if transfer is None:
             return
+        if not transfer.command.addresses:
+            self.world.hosts[transfer.command.peer].carrying_for.pop(self.peer, None)
         self.world.commands_ended += 1
+        self.world.outcomes[outcome] += 1
         self.tell(FetchEnded(fetch_id, outcome, transfer.rtt_s))
 
     def chunk_arrived(self, fetch_id: int, index: int, is_true: bool) -> None:
@@ -274,6 +289,7 @@ class World:
         self.versions: dict[int, Version] = {}
         #: Hosts that a liar sent a bad chunk; set by the test that plays one.
         self.times_lied_to = 0
+        self.outcomes: Counter[Outcome] = Counter()
         self.events = self.commands_started = self.commands_ended = 0
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._calls = 0
@@ -283,6 +299,12 @@ class World:
         host = Host(self, len(self.hosts), link or Link())
         self.hosts[host.peer] = host
         return host
+
+    def hide(self, host: Host, *, announces: bool = False) -> None:
+        """Put a host where nobody can connect to it; with `announces` its record names addresses all the same."""
+        host.is_unreachable = True
+        if not announces:
+            host.contact = replace(host.contact, dial=(), serve=())
 
     def start(self, host: Host, *bootstrap: Host) -> None:
         """Start a host with bootstrap contacts."""
@@ -347,7 +369,7 @@ class World:
         self.commands_ended += 1
         if not dialler.is_alive:
             return
-        if not target.is_alive:
+        if not target.is_alive or target.is_unreachable:
             dialler.tell(DialFailed(target.peer, "unreachable"))
             return
         dialler.connections[target.peer] = target.connections[dialler.peer] = None
@@ -380,10 +402,13 @@ class World:
         transfer = client.fetches.get(fetch_id)
         if transfer is None or server.is_black_hole:
             return
-        if not server.is_alive:
-            self.later(client.link.latency_s, client.end_fetch, fetch_id, Outcome.UNREACHABLE)
-            return
         command = transfer.command
+        outcome = self._refusal(client, server, command)
+        if outcome is not None:
+            self.later(client.link.latency_s, client.end_fetch, fetch_id, outcome)
+            return
+        if not command.addresses:
+            server.carrying_for[client.peer] = fetch_id
         if isinstance(command, FetchObject):
             known = command.digest in server.manifests
             self.later(client.link.latency_s, self._object_answered, client, server, fetch_id, known)
@@ -399,6 +424,15 @@ class World:
             transfer.is_cut = True
             count = self.rng.randrange(count + 1)
         self._send_chunk(client, server, fetch_id, command.first, command.first + count)
+
+    def _refusal(self, client: Host, server: Host, command: FetchChunks | FetchObject) -> Outcome | None:
+        if command.addresses:
+            return None if server.is_alive and not server.is_unreachable else Outcome.UNREACHABLE
+        if not server.is_alive or client.peer not in server.connections:
+            return Outcome.UNREACHABLE
+        if client.peer in server.carrying_for:
+            raise Broken(f"host {client.number} asks host {server.number} to carry two things at once")
+        return Outcome.BUSY if len(server.carrying_for) >= CARRIED_UPLOADS_MAX else None
 
     def _object_answered(self, client: Host, server: Host, fetch_id: int, known: bool) -> None:
         transfer = client.fetches.get(fetch_id)
@@ -424,6 +458,10 @@ class World:
         size = self.version_of(command.blob).chunk_bytes
         server.up_free_s = max(server.up_free_s, self.now_s) + size / server.link.up_bytes_per_s
         server.sent_bytes += size
+        if not command.addresses:
+            server.carry_free_s = max(server.carry_free_s, self.now_s) + size / CARRIED_BYTES_PER_S
+            server.up_free_s = max(server.up_free_s, server.carry_free_s)
+            server.carried_bytes += size
         client.down_free_s = max(client.down_free_s, server.up_free_s) + size / client.link.down_bytes_per_s
         transfer.arrives_s = client.down_free_s + client.link.latency_s
         self.at(transfer.arrives_s, client.chunk_arrived, fetch_id, index, not server.is_lying)

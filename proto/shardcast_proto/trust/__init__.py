@@ -5,6 +5,7 @@ Bytes go in; a statement or a refusal comes out. Nothing here knows a clock, a d
 
 from .announce import Announce, gossip_topic
 from .beacon import Beacon, Freshness, sign_beacon
+from .binding import Binding, sign_binding
 from .channel import BeaconVerdict, TrustedChannel
 from .dsse import Envelope, Signature
 from .head import FLAG_REWIND, KIND_CONTRIBUTION, KIND_WEIGHTS, STREAM_MAIN, Head, Position, Ref, sign_head
@@ -53,6 +54,8 @@ __all__ = [
     "FLAG_REWIND",
     "Beacon",
     "sign_beacon",
+    "Binding",
+    "sign_binding",
     "PatchOffer",
     "sign_offer",
     "PeerRecord",

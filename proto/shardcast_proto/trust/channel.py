@@ -19,6 +19,7 @@ from ..ids import Digest, format_digest
 from ..manifest import Manifest
 from .announce import Announce
 from .beacon import Beacon, Freshness
+from .binding import Binding
 from .dsse import Envelope
 from .head import KIND_WEIGHTS, STREAM_MAIN, Head, Ref
 from .head_order import Accepted, Equivocation, HeadOrder, Known, SignedHead
@@ -26,7 +27,7 @@ from .offer import PatchOffer
 from .refusals import Reason, refusal
 from .root import Root
 from .root_chain import SignedRoot, open_next_root, open_root
-from .statements import check_manifest, malformed_is_refused, read_beacon, read_head, read_offer
+from .statements import check_manifest, malformed_is_refused, read_beacon, read_binding, read_head, read_offer
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,14 @@ class TrustedChannel:
             TrustError: A reason of `statements.read_head`.
         """
         return read_head(data, self._roots[-1])
+
+    def judge_binding(self, data: bytes) -> Binding:
+        """Return the binding in an envelope; changes nothing, and is safe on any thread.
+
+        Raises:
+            TrustError: A reason of `statements.read_binding`.
+        """
+        return read_binding(data, self._roots[-1])
 
     def judge_head(self, data: bytes) -> Accepted | Known:
         """Take a head, or say why not.

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from ..errors import IntegrityError, RemoteProtocolError
 from ..hashing import digest_of
 from ..ids import Digest, format_digest
-from ..limits import BEACON_BYTES_MAX, HEAD_BYTES_MAX, OFFER_BYTES_MAX
+from ..limits import BEACON_BYTES_MAX, BINDING_BYTES_MAX, HEAD_BYTES_MAX, OFFER_BYTES_MAX
 from ..manifest import Manifest
 from . import beacon as beacons
+from . import binding as bindings
 from . import head as heads
 from . import offer as offers
 from .beacon import Beacon
+from .binding import Binding
 from .dsse import Envelope, verify
 from .head import KIND_WEIGHTS, Head
 from .head_order import SignedHead
@@ -76,6 +78,19 @@ def read_beacon(data: bytes, under: SignedRoot) -> Beacon:
             actual=beacon.ttl_s,
         )
     return beacon
+
+
+def read_binding(data: bytes, under: SignedRoot) -> Binding:
+    """Check a binding; whether the peer that shows it is the one it names is the caller's matter.
+
+    Raises:
+        TrustError: Reason `malformed`, one of `dsse.verify`, or `wrong_channel`.
+    """
+    with malformed_is_refused():
+        envelope = Envelope.decode(data, size_max=BINDING_BYTES_MAX, what="binding")
+        binding = Binding.decode(verify(envelope, bindings.PAYLOAD_TYPE, under.root.origin_role.keys, 1))
+    _check_channel("binding", binding.channel, under)
+    return binding
 
 
 def read_offer(data: bytes, under: SignedRoot) -> PatchOffer:
