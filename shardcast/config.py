@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -25,11 +25,13 @@ from shardcast_proto.errors import ConfigError
 
 ENV_PREFIX: Final = "SHARDCAST_"
 #: Variables with the prefix that are not the daemon's: the client commands read SHARDCAST_API with another meaning.
-_FOREIGN_ENV: Final = frozenset({"SHARDCAST_API", "SHARDCAST_SIM_SEEDS"})
+FOREIGN_ENV: Final = frozenset({"SHARDCAST_API", "SHARDCAST_SIM_SEEDS"})
 
 DEFAULT_API: Final = "127.0.0.1:7480"
 DEFAULT_P2P: Final = "0.0.0.0:7481"
 DEFAULT_SERVE: Final = "0.0.0.0:7482"
+#: The address that is none.
+NO_ADDRESS: Final = "none"
 
 Paths = Annotated[tuple[Path, ...], NoDecode]
 Texts = Annotated[tuple[str, ...], NoDecode]
@@ -48,34 +50,40 @@ class NodeConfig(BaseSettings):
     origin_key: Paths = ()
     role: Literal["relay", "client"] = "client"
     p2p: str = DEFAULT_P2P
+    #: "none" opens no data plane: chunks reach others over the control connections alone.
     serve: str = DEFAULT_SERVE
     api: str = DEFAULT_API
-    #: Addresses that others should dial instead of the bound ones.
+    #: Addresses that others should dial instead of the bound ones; "none" announces none (a host that nobody can dial).
     announce_p2p: str | None = None
     announce_serve: str | None = None
     #: Multiaddrs of nodes to join at.
     bootstrap: Texts = ()
     #: The uplink in Mbit/s; payload is paced at 0.95 of it. Without it uploads are not paced.
     up_mbps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    #: The downlink in Mbit/s; what this node receives is paced at 0.95 of it.
+    down_mbps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     #: How many versions of a channel are kept.
     keep: int = Field(default=3, ge=1)
     #: Bytes that all versions together may take.
     quota: int | None = Field(default=None, gt=0)
     #: Networks (CIDR) that may be dialled although they are private.
     allow_private: Texts = ()
+    #: Directories that checkpoints may be published from; without any, the node's own user may publish from everywhere.
+    publish_root: Paths = ()
     #: A file with the bearer token of the API.
     token_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("channel", "origin_key", "bootstrap", "allow_private", mode="before")
+    @field_validator("channel", "origin_key", "bootstrap", "allow_private", "publish_root", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
     @field_validator("p2p", "serve", "api", "announce_p2p", "announce_serve")
     @classmethod
-    def _check_endpoint(cls, value: str | None) -> str | None:
-        if value is not None:
+    def _check_endpoint(cls, value: str | None, info: ValidationInfo) -> str | None:
+        may_be_none = info.field_name in ("serve", "announce_p2p", "announce_serve")
+        if value is not None and not (may_be_none and value == NO_ADDRESS):
             split_endpoint(value)
         return value
 
@@ -98,7 +106,7 @@ class NodeConfig(BaseSettings):
         """Flags, then variables, then the TOML file of `load`."""
         if isinstance(env_settings, EnvSettingsSource):
             env_settings.env_vars = {
-                name: value for name, value in env_settings.env_vars.items() if name.upper() not in _FOREIGN_ENV
+                name: value for name, value in env_settings.env_vars.items() if name.upper() not in FOREIGN_ENV
             }
         toml = TomlConfigSettingsSource(settings_cls, toml_file=settings_cls.model_config.get("toml_file"))
         return init_settings, env_settings, toml
@@ -159,7 +167,7 @@ def load(flags: dict[str, object], *, config_file: Path | None) -> NodeConfig:
         name
         for name in os.environ
         if name.startswith(ENV_PREFIX)
-        and name not in _FOREIGN_ENV
+        and name not in FOREIGN_ENV
         and name.removeprefix(ENV_PREFIX).lower() not in NodeConfig.model_fields
     )
     if unknown:

@@ -19,7 +19,7 @@ from typing import Final
 
 from shardcast_proto.errors import DaemonUnreachable, IntegrityError, NotFound, TransferError
 from shardcast_proto.hashing import digest_of
-from shardcast_proto.ids import format_digest, parse_digest
+from shardcast_proto.ids import format_digest
 from shardcast_proto.manifest import Manifest
 
 from .api_client import ApiClient, Reply, View, not_ready
@@ -75,7 +75,7 @@ def pull(api: ApiClient, view: View, target: Path, *, on_progress: ProgressFn | 
     if view.get("state") != "complete":
         raise not_ready(view, hint="give --wait to wait for it")
     channel, name = str(view["channel_id"]), str(view["manifest"])
-    manifest = _manifest(api, channel, name)
+    manifest = api.manifest_of(view)
     with _held(api, channel, name) as lease:
         source = Path(str(lease.view["path"]))
         if api.is_local and os.access(source, os.R_OK | os.X_OK):
@@ -128,15 +128,6 @@ def _held(api: ApiClient, channel: str, name: str) -> Iterator[_Lease]:
         yield lease
     finally:
         lease.release()
-
-
-def _manifest(api: ApiClient, channel: str, name: str) -> Manifest:
-    data = api.manifest(channel, name)
-    if digest_of(data) != parse_digest(name):
-        raise IntegrityError(
-            f"the node sent another manifest than {name}", expected=name, actual=format_digest(digest_of(data))
-        )
-    return Manifest.decode(data)
 
 
 # --- over HTTP ---

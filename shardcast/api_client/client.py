@@ -11,20 +11,27 @@ from contextlib import contextmanager
 from typing import Final
 from urllib.parse import quote
 
-from shardcast_proto.errors import DaemonUnreachable, NotReady, StoreError
+from shardcast_proto.errors import DaemonUnreachable, IntegrityError, NotReady, StoreError
+from shardcast_proto.hashing import digest_of
+from shardcast_proto.ids import format_digest, parse_digest
 from shardcast_proto.limits import MANIFEST_BYTES_MAX
+from shardcast_proto.manifest import Manifest
 
 from .problems import error_of_problem
 from .transport import API_DEFAULT, REPLY_TIMEOUT_S, Reply, Transport, View, decoded, list_of, object_of
 
 #: The daemon repeats its last line every 5 s; before the first one it reads the headers of all files.
-PUBLISH_IDLE_S: Final = 120.0
+STREAM_IDLE_S: Final = 120.0
+#: Deleting terabytes takes a file system its time.
+COLLECT_TIMEOUT_S: Final = 600.0
 #: One long poll; the API allows 60.
 POLL_S: Final = 30.0
 #: A daemon that answers a long poll at once is asked no more often than this.
 POLL_PAUSE_S: Final = 0.1
 
 ProgressFn = Callable[[int, int], None]
+#: Told a line of a publication: `shardcast.http.facade.PublishNews`.
+NewsFn = Callable[[View], None]
 
 
 class ApiClient:
@@ -57,17 +64,17 @@ class ApiClient:
         """Return the node's neighbours."""
         return list_of(self._transport.call("GET", "/v1/peers"), "peers")
 
-    def channels(self) -> list[View]:
+    def channels(self, *, timeout_s: float = REPLY_TIMEOUT_S) -> list[View]:
         """Return the channels that the node follows."""
-        return list_of(self._transport.call("GET", "/v1/channels"), "channels")
+        return list_of(self._transport.call("GET", "/v1/channels", timeout_s=timeout_s), "channels")
 
-    def versions(self, channel: str) -> list[View]:
+    def versions(self, channel: str, *, timeout_s: float = REPLY_TIMEOUT_S) -> list[View]:
         """Return the versions of a channel, newest first.
 
         Raises:
             NotFound: The node does not follow it.
         """
-        return list_of(self._transport.call("GET", _versions_path(channel)), "versions")
+        return list_of(self._transport.call("GET", _versions_path(channel), timeout_s=timeout_s), "versions")
 
     def version(self, channel: str, selector: str) -> View:
         """Return one version as it is now.
@@ -126,6 +133,22 @@ class ApiClient:
         with self._transport.request("GET", f"{_version_path(channel, selector)}/manifest") as reply:
             return reply.whole(MANIFEST_BYTES_MAX)
 
+    def manifest_of(self, view: Mapping[str, object]) -> Manifest:
+        """Return the manifest of a version, compared with the digest in the version's view.
+
+        Raises:
+            NotReady: The node does not have it yet.
+            IntegrityError: The node sent something else.
+        """
+        name = str(view["manifest"])
+        data = self.manifest(str(view["channel_id"]), name)
+        digest = digest_of(data)
+        if digest != parse_digest(name):
+            raise IntegrityError(
+                f"the node sent another manifest than {name}", expected=name, actual=format_digest(digest)
+            )
+        return Manifest.decode(data)
+
     @contextmanager
     def open_file(
         self, channel: str, selector: str, path: str, *, part: tuple[int, int] | None = None
@@ -141,32 +164,77 @@ class ApiClient:
         with self._transport.request("GET", place, headers=headers) as reply:
             yield reply
 
-    def publish(self, channel: str, request: Mapping[str, object], on_progress: ProgressFn | None = None) -> View:
+    def publish(self, channel: str, request: Mapping[str, object], on_news: NewsFn | None = None) -> View:
         """Publish a directory of the node's host, and return what came of it.
 
         Args:
             channel: Its name or id.
-            request: path, step, rewind, link.
-            on_progress: Told (bytes hashed, bytes in total).
+            request: path, step, rewind, link; wait, wait_marker, timeout_s.
+            on_news: Told how far it is.
 
         Raises:
             NotFound: No such channel or path.
             Conflict: The step exists with other content.
-            ConfigError: The node is no origin of the channel, or refuses the checkpoint.
+            ConfigError: The node refuses the checkpoint.
+            TrustError: The node is no origin of the channel, or may not read the path.
+            TransferError: What was waited for did not happen in time.
             StoreError: Its disk.
         """
-        place = _versions_path(channel)
-        with self._transport.request("POST", place, document=request, timeout_s=PUBLISH_IDLE_S) as reply:
-            for line in reply.lines():
-                event = object_of(decoded(line))
-                match event.pop("event", None):
-                    case "hashing" if on_progress is not None:
-                        on_progress(int(event["done"]), int(event["total"]))
-                    case "published":
-                        return event
-                    case "error":
-                        raise error_of_problem(event.get("problem"))
-        raise DaemonUnreachable(f"the daemon at {self.url} ended before it had published", hint="look at its log")
+        return self._follow(_versions_path(channel), "published", document=request, on_news=on_news)
+
+    def verify(self, channel: str, selector: str, on_progress: ProgressFn | None = None) -> View:
+        """Have the node hash a complete version again, and return how much was found right.
+
+        Args:
+            channel: Its name or id.
+            selector: Which version.
+            on_progress: Told (bytes done, bytes in total).
+
+        Raises:
+            NotFound: No such channel or version.
+            NotReady: It is not complete on the node.
+            IntegrityError: Chunks are not what the manifest names.
+            StoreError: The node's disk.
+        """
+
+        def tell(event: View) -> None:
+            if on_progress is not None and "total" in event:
+                on_progress(int(event["done"]), int(event["total"]))
+
+        return self._follow(f"{_version_path(channel, selector)}/verify", "verified", on_news=tell)
+
+    def pin(self, channel: str, selector: str) -> View:
+        """Keep a version from retention, and return it.
+
+        Raises:
+            NotFound: No such channel or version, or it is not held any more.
+        """
+        return object_of(self._transport.call("POST", f"{_version_path(channel, selector)}/pin"))
+
+    def unpin(self, channel: str, selector: str) -> View:
+        """Let retention decide over a version again, and return it.
+
+        Raises:
+            NotFound: No such channel or version.
+        """
+        return object_of(self._transport.call("DELETE", f"{_version_path(channel, selector)}/pin"))
+
+    def collect(self, *, dry_run: bool = False) -> View:
+        """Have the node delete what retention gives up, and return what that was, or would be.
+
+        Raises:
+            StoreError: Its disk.
+        """
+        reply = self._transport.call("POST", "/v1/gc", document={"dry_run": dry_run}, timeout_s=COLLECT_TIMEOUT_S)
+        return object_of(reply)
+
+    def ready(self, *, timeout_s: float = REPLY_TIMEOUT_S) -> View:
+        """Return why the node can do its work.
+
+        Raises:
+            TransferError: It cannot.
+        """
+        return object_of(self._transport.call("GET", "/readyz", timeout_s=timeout_s))
 
     def lease(self, channel: str, selector: str, *, holder: str, ttl_s: float) -> View:
         """Keep a complete version from being deleted, and return its view, with `lease` to release.
@@ -185,6 +253,50 @@ class ApiClient:
             NotFound: It is none any more.
         """
         self._transport.call("DELETE", f"/v1/leases/{lease}")
+
+    def events(self, channel: str, *, since: str | None = None, timeout_s: float = POLL_S) -> View:
+        """Return what happened to a channel's versions after the event `since`, or nothing after `timeout_s` without news.
+
+        Raises:
+            NotFound: The node does not follow it.
+        """
+        place = f"/v1/channels/{quote(channel, safe='')}/events?timeout={timeout_s:.3f}"
+        place += "" if since is None else f"&since={quote(since, safe='')}"
+        return object_of(self._transport.call("GET", place, timeout_s=timeout_s + REPLY_TIMEOUT_S))
+
+    def spool(self, channel: str) -> View:
+        """Borrow an empty directory of the node's host, to write a checkpoint into that will be published.
+
+        Raises:
+            NotFound: The node does not follow the channel.
+            TrustError: It is no origin of the channel.
+            Conflict: It has lent too many.
+            StoreError: Its disk.
+        """
+        return object_of(self._transport.call("POST", f"/v1/channels/{quote(channel, safe='')}/spool"))
+
+    def drop_spool(self, spool: str) -> None:
+        """Have a borrowed directory deleted.
+
+        Raises:
+            NotFound: It is none any more.
+        """
+        self._transport.call("DELETE", f"/v1/spools/{quote(spool, safe='')}")
+
+    def _follow(self, place: str, last: str, *, document: object = None, on_news: NewsFn | None = None) -> View:
+        """Make a request that is answered by a stream of lines, and return the one that is called `last`."""
+        with self._transport.request("POST", place, document=document, timeout_s=STREAM_IDLE_S) as reply:
+            for line in reply.lines():
+                event = object_of(decoded(line))
+                match event.get("event"):
+                    case name if name == last:
+                        del event["event"]
+                        return event
+                    case "error":
+                        raise error_of_problem(event.get("problem"))
+                    case _ if on_news is not None:
+                        on_news(event)
+        raise DaemonUnreachable(f"the daemon at {self.url} ended before it was done", hint="look at its log")
 
     def _poll(self, channel: str, selector: str, seconds: float) -> View | None:
         place = f"{_version_path(channel, selector)}?wait={seconds:.3f}"

@@ -66,6 +66,12 @@ class Reply:
         data = self.read(size_max + 1)
         if len(data) > size_max:
             raise DaemonUnreachable(f"a reply of {self._url} is longer than {size_max} bytes", api=self._url)
+        if len(data) < self.length:  # a read with a limit does not complain of that
+            raise DaemonUnreachable(
+                f"the daemon at {self._url} stopped answering: {len(data)} of {self.length} bytes came",
+                hint="look at its log",
+                api=self._url,
+            )
         return data
 
 

@@ -7,14 +7,18 @@ with their control characters escaped: nobody may move our user's cursor.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
+from typing import Final
 
 from shardcast_proto.errors import ShardcastError
 from shardcast_proto.ids import format_digest
 from shardcast_proto.limits import DIGEST_BYTES
+
+_NUMBER: Final = re.compile(r"[0-9][0-9.]*(%| [A-Za-z/]+)?")
 
 
 def print_result(document: Mapping[str, object], lines: Iterable[str], *, as_json: bool) -> None:
@@ -47,11 +51,11 @@ def printable(text: str) -> str:
 
 
 def table(rows: Iterable[Sequence[object]], *, header: Sequence[str]) -> list[str]:
-    """Return rows as lines with aligned columns; numbers stand to the right."""
+    """Return rows as lines with aligned columns; numbers, with or without a unit, stand to the right."""
     cells = [[printable(str(cell)) for cell in row] for row in rows]
     if not cells:
         return []
-    is_number = [all(row[index][:1].isdigit() or row[index] == "-" for row in cells) for index in range(len(header))]
+    is_number = [_are_numbers([row[index] for row in cells]) for index in range(len(header))]
     widths = [max(len(row[index]) for row in [list(header), *cells]) for index in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
@@ -86,6 +90,10 @@ def share_text(done: object, total: object) -> str:
     if not isinstance(done, int) or not isinstance(total, int) or not total:
         return "-"
     return f"{100 * done // total}%"
+
+
+def _are_numbers(column: Sequence[str]) -> bool:
+    return any(cell != "-" for cell in column) and all(cell == "-" or _NUMBER.fullmatch(cell) for cell in column)
 
 
 def _json(document: Mapping[str, object]) -> str:

@@ -14,14 +14,16 @@ from typing import Final, Self
 import structlog
 from aiohttp import web
 
+from shardcast.descriptors import at_most
 from shardcast.http.api_body import BodyRefused
+from shardcast.http.api_events import ALIVE_INTERVAL_S, Events
 from shardcast.http.api_files import FileSender
 from shardcast.http.api_guard import Guard
-from shardcast.http.api_publish import REPEAT_INTERVAL_S, Publishing
 from shardcast.http.api_routes import PROBES, ApiRoutes, Resource
+from shardcast.http.api_streams import REPEAT_INTERVAL_S, Streams
 from shardcast.http.api_target import parse_target
 from shardcast.http.facade import NodeFacade
-from shardcast.http.gate import Door, Gate, GateLimits
+from shardcast.http.gate import Door, Gate, GateLimits, listen
 from shardcast.http.problems import problem_of_fault, problem_of_status, problem_response
 from shardcast.http.upload import open_transport
 from shardcast_proto.errors import ConfigError, NotReady, ShardcastError
@@ -41,7 +43,7 @@ _log = structlog.get_logger(__name__)
 
 def _gate_limits() -> GateLimits:
     # behind one address, 127.0.0.1, stand all the callers there are: an engine per device, each waiting
-    return GateLimits(connections_max=256, connections_per_address_max=256)
+    return GateLimits(connections_max=at_most(256, share=0.2), connections_per_address_max=256)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,8 @@ class ApiLimits:
     stall_timeout_s: float = 30.0
     #: A caller that publishes hears something this often.
     repeat_interval_s: float = REPEAT_INTERVAL_S
+    #: So does one that reads events.
+    alive_interval_s: float = ALIVE_INTERVAL_S
     gate: GateLimits = field(default_factory=_gate_limits)
 
 
@@ -71,16 +75,15 @@ class ApiServer:
     def __init__(self, facade: NodeFacade, *, token: bytes | None, limits: ApiLimits | None = None) -> None:
         self.limits = limits or ApiLimits()
         self._guard = Guard(token)
-        self._publishing = Publishing(
-            facade,
-            stall_timeout_s=self.limits.stall_timeout_s,
-            repeat_interval_s=self.limits.repeat_interval_s,
-        )
+        stall_timeout_s = self.limits.stall_timeout_s
+        self._streams = Streams(stall_timeout_s=stall_timeout_s, repeat_interval_s=self.limits.repeat_interval_s)
         self._routes = ApiRoutes(
             facade,
-            files=FileSender(self.limits.stall_timeout_s),
-            publishing=self._publishing,
+            files=FileSender(stall_timeout_s),
+            streams=self._streams,
+            events=Events(facade, stall_timeout_s=stall_timeout_s, alive_interval_s=self.limits.alive_interval_s),
             body_timeout_s=self.limits.body_timeout_s,
+            has_token=token is not None,
         )
         self._http: web.Server | None = None
         self._gate: Gate | None = None
@@ -106,7 +109,7 @@ class ApiServer:
         )
         gate = Gate(self._http, self.limits.gate)
         try:
-            self._listener = await asyncio.get_running_loop().create_server(gate, host, port, backlog=128)
+            self._listener = await listen(gate, host, port)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}", hint="name a free address with --api"
@@ -128,7 +131,7 @@ class ApiServer:
             await self._gate.__aexit__()
         if self._http is not None:
             await self._http.shutdown(_SHUTDOWN_S)
-        await self._publishing.aclose()
+        await self._streams.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -17,12 +17,20 @@ from aiohttp import web
 
 from shardcast.http.facade import PublishRequest
 from shardcast_proto.errors import ConfigError
+from shardcast_relay import RelayConfig
 
 #: A path is at most 4 KiB on Linux; the rest of a request is a few numbers.
 BODY_BYTES_MAX: Final = 64 * 1024
 #: How a checkpoint's files may come into the store.
 LINKS: Final = ("auto", "reflink", "hardlink", "copy")
 HOLDER_CHARACTERS_MAX: Final = 128
+#: The value of `wait` that waits for nobody.
+ANNOUNCED: Final = "announced"
+#: A node never has more.
+NEIGHBOURS_MAX: Final = RelayConfig().active_view_max
+#: How long a marker or neighbours are waited for, if the request does not say; and at most.
+PUBLISH_TIMEOUT_S: Final = 600.0
+PUBLISH_TIMEOUT_S_MAX: Final = 86_400.0
 #: A reader that needs a version for longer than a day asks again.
 LEASE_TTL_S_MAX: Final = 86_400.0
 #: Signed objects carry integers below this.
@@ -45,13 +53,15 @@ class LeaseRequest(NamedTuple):
     ttl_s: float
 
 
-async def read_object(request: web.BaseRequest, *, timeout_s: float) -> dict[str, object]:
-    """Return the JSON object that a request carries.
+async def read_object(request: web.BaseRequest, *, timeout_s: float, is_optional: bool = False) -> dict[str, object]:
+    """Return the JSON object that a request carries; an empty one when it carries nothing and that is allowed.
 
     Raises:
         BodyRefused: The body is too large, of another type, or does not arrive in time.
         ConfigError: It is not a JSON object.
     """
+    if is_optional and not request.body_exists:
+        return {}
     if request.content_type != "application/json":
         raise BodyRefused(f"a body of type {request.content_type[:80]!r} is not application/json", status=415)
     if (request.content_length or 0) > BODY_BYTES_MAX:
@@ -83,23 +93,59 @@ def parse_object(data: bytes) -> dict[str, object]:
 
 
 def publish_request(channel: str, body: Mapping[str, object]) -> PublishRequest:
-    """Read {"path", "step", "rewind", "link"}; the last two may be left out.
+    """Read {"path", "step", "rewind", "link", "wait", "wait_marker", "timeout_s"}; all but the first two may be left out.
+
+    `wait` is "announced" (the default), or a number of neighbours.
 
     Raises:
         ConfigError: A member is missing, unknown or not what it must be.
     """
-    _check_names(body, needed=("path", "step"), optional=("rewind", "link"))
-    path, step = body["path"], body["step"]
+    _check_names(body, needed=("path", "step"), optional=("rewind", "link", "wait", "wait_marker", "timeout_s"))
+    path, step = body["path"], _whole(body["step"])
     rewind, link = body.get("rewind", False), body.get("link", "auto")
     if not isinstance(path, str) or not _is_absolute_path(path):
         raise ConfigError("path must be an absolute path on the node's host")
-    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < _INTEGER_LIMIT:
+    if step is None or not 0 <= step < _INTEGER_LIMIT:
         raise ConfigError("step must be an integer from 0 to 2**63 - 1")
     if not isinstance(rewind, bool):
         raise ConfigError("rewind must be true or false")
     if not isinstance(link, str) or link not in LINKS:
         raise ConfigError(f"link must be one of {', '.join(LINKS)}")
-    return PublishRequest(path=path, channel=channel, step=step, rewind=rewind, link=link)
+    marker = body.get("wait_marker")
+    if marker is not None and not isinstance(marker, str):
+        raise ConfigError("wait_marker must be the name of a file, or null")
+    return PublishRequest(
+        path=path,
+        channel=channel,
+        step=step,
+        rewind=rewind,
+        link=link,
+        wait_neighbours=_neighbours(body.get("wait", ANNOUNCED)),
+        wait_marker=marker,
+        timeout_s=_timeout(body.get("timeout_s", PUBLISH_TIMEOUT_S)),
+    )
+
+
+def gc_request(body: Mapping[str, object]) -> bool:
+    """Read {"dry_run"}, which may be left out; return it.
+
+    Raises:
+        ConfigError: A member is unknown or not what it must be.
+    """
+    _check_names(body, needed=(), optional=("dry_run",))
+    dry_run = body.get("dry_run", False)
+    if not isinstance(dry_run, bool):
+        raise ConfigError("dry_run must be true or false")
+    return dry_run
+
+
+def no_request(body: Mapping[str, object]) -> None:
+    """Refuse members where there are none.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    _check_names(body, needed=())
 
 
 def lease_request(body: Mapping[str, object]) -> LeaseRequest:
@@ -115,6 +161,28 @@ def lease_request(body: Mapping[str, object]) -> LeaseRequest:
     if not isinstance(ttl_s, int | float) or isinstance(ttl_s, bool) or not 0 < ttl_s <= LEASE_TTL_S_MAX:
         raise ConfigError(f"ttl_s must be a number of seconds above 0, at most {LEASE_TTL_S_MAX:g}")
     return LeaseRequest(holder, float(ttl_s))
+
+
+def _whole(value: object) -> int | None:
+    """Return a whole number, which JSON may write as 1.0 too; None when it is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _neighbours(wait: object) -> int:
+    if wait == ANNOUNCED:
+        return 0
+    count = _whole(wait)
+    if count is None or not 1 <= count <= NEIGHBOURS_MAX:
+        raise ConfigError(f'wait must be "{ANNOUNCED}" or a number of neighbours from 1 to {NEIGHBOURS_MAX}')
+    return count
+
+
+def _timeout(seconds: object) -> float:
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds <= PUBLISH_TIMEOUT_S_MAX:
+        raise ConfigError(f"timeout_s must be a number of seconds from 0 to {PUBLISH_TIMEOUT_S_MAX:g}")
+    return float(seconds)
 
 
 async def _read(request: web.BaseRequest) -> bytes:

@@ -1,13 +1,19 @@
 """The routes of the API: what each path answers, by method.
 
-    GET    /livez  /readyz
+    GET    /livez  /readyz  /metrics  /openapi.json
     GET    /v1/status  /v1/peers  /v1/channels
+    POST   /v1/gc                                                   {"dry_run": false}, or no body
+    GET    /v1/channels/{channel}/events[?since=ID][&timeout=S]     a long poll, or with Accept: text/event-stream a stream
+    POST   /v1/channels/{channel}/spool                             201; a directory for a publisher of the same user
+    DELETE /v1/spools/{id}                                          204
     GET    /v1/channels/{channel}/versions
-    POST   /v1/channels/{channel}/versions                          publish; see `api_publish`
+    POST   /v1/channels/{channel}/versions                          publish; see `api_streams`
     GET    /v1/channels/{channel}/versions/{selector}[?wait=S]      with `wait`: once it is complete, or after S seconds
     GET    /v1/channels/{channel}/versions/{selector}/manifest      the encoded manifest, named by its ETag
     GET    /v1/channels/{channel}/versions/{selector}/files/{path}  bytes; conditions as in `api_ranges`
     POST   /v1/channels/{channel}/versions/{selector}/lease         201
+    POST   /v1/channels/{channel}/versions/{selector}/pin           the version; so does DELETE
+    POST   /v1/channels/{channel}/versions/{selector}/verify        a stream of lines; see `api_streams`
     DELETE /v1/leases/{id}                                          204
 
 Lists come inside an object under the name of their route: {"peers": […]}, {"channels": […]}, {"versions": […]}. All else
@@ -18,17 +24,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from aiohttp import web
 
 from shardcast.http.api_answers import FIELDS, json_response
-from shardcast.http.api_body import lease_request, publish_request, read_object
+from shardcast.http.api_body import gc_request, lease_request, no_request, publish_request, read_object
+from shardcast.http.api_events import Events
 from shardcast.http.api_files import FileSender
-from shardcast.http.api_publish import Publishing
-from shardcast.http.api_target import Target
-from shardcast.http.facade import NodeFacade
+from shardcast.http.api_openapi import openapi_bytes
+from shardcast.http.api_streams import Line, Streams, TellFn, Work
+from shardcast.http.api_target import SINCE, TIMEOUT, WAIT, Target
+from shardcast.http.facade import NodeFacade, VerifyView
+from shardcast.http.peer_user import is_own_user
 from shardcast.http.problems import problem_of_status
+from shardcast.metrics import CONTENT_TYPE as METRICS_TYPE
 from shardcast_proto.errors import ConfigError, NotFound, RemoteProtocolError
 from shardcast_proto.ids import DIGEST_PREFIX
 from shardcast_proto.paths import check_path
@@ -46,13 +57,25 @@ class ApiRoutes:
 
     Args:
         body_timeout_s: How long a request's body may take to arrive.
+        has_token: Whether callers present a token; then nobody is taken for the node's own user.
     """
 
-    def __init__(self, facade: NodeFacade, *, files: FileSender, publishing: Publishing, body_timeout_s: float) -> None:
+    def __init__(
+        self,
+        facade: NodeFacade,
+        *,
+        files: FileSender,
+        streams: Streams,
+        events: Events,
+        body_timeout_s: float,
+        has_token: bool,
+    ) -> None:
         self._facade = facade
         self._files = files
-        self._publishing = publishing
+        self._streams = streams
+        self._events = events
         self._body_timeout_s = body_timeout_s
+        self._has_token = has_token
 
     def find(self, target: Target) -> Resource:
         """Return the resource's answers by method.
@@ -64,8 +87,8 @@ class ApiRoutes:
         resource = self._resource(target)
         if resource is None:
             raise NotFound("this API has no such path", hint="it serves /v1/status, /v1/channels and what is below")
-        if target.wait_s is not None and not _may_wait(target):
-            raise ConfigError("this path takes no query")
+        if unknown := [name for name in target.query if name not in _parameters_of(target)]:
+            raise ConfigError(f"this path takes no parameter {unknown[0]}")
         return resource
 
     def _resource(self, target: Target) -> Resource | None:
@@ -81,13 +104,26 @@ class ApiRoutes:
                 return {"GET": _reading(lambda: {"peers": facade.peers()})}
             case ("v1", "channels"):
                 return {"GET": _reading(lambda: {"channels": facade.channels()})}
+            case ("metrics",):
+                return {"GET": self._answer_metrics}
+            case ("openapi.json",):
+                return {"GET": _answer_openapi}
+            case ("v1", "gc"):
+                return {"POST": self._gc}
+            case ("v1", "spools", spool) if spool:
+                return {"DELETE": lambda request: self._drop_spool(spool)}
+            case ("v1", "channels", channel, "events"):
+                since, timeout_s = target.query.get(SINCE), target.seconds(TIMEOUT)
+                return {"GET": lambda request: self._events.answer(request, channel, since=since, timeout_s=timeout_s)}
+            case ("v1", "channels", channel, "spool"):
+                return {"POST": lambda request: self._lend_spool(request, channel)}
             case ("v1", "channels", channel, "versions"):
                 return {
                     "GET": _reading(lambda: {"versions": facade.versions(channel)}),
                     "POST": lambda request: self._publish(request, channel),
                 }
             case ("v1", "channels", channel, "versions", selector, *below) if selector:
-                return self._version_resource(channel, selector, below, target.wait_s)
+                return self._version_resource(channel, selector, below, target.seconds(WAIT))
             case ("v1", "leases", lease) if _LEASE.fullmatch(lease):
                 return {"DELETE": lambda request: self._release(int(lease))}
         return None
@@ -100,6 +136,13 @@ class ApiRoutes:
                 return {"GET": lambda request: self._answer_manifest(request, channel, selector)}
             case ["lease"]:
                 return {"POST": lambda request: self._lease(request, channel, selector)}
+            case ["pin"]:
+                return {
+                    "POST": lambda request: self._pin(request, channel, selector),
+                    "DELETE": lambda request: self._unpin(channel, selector),
+                }
+            case ["verify"]:
+                return {"POST": lambda request: self._verify(request, channel, selector)}
             case ["files", *parts] if parts:
                 return {"GET": lambda request: self._answer_file(request, channel, selector, "/".join(parts))}
         return None
@@ -135,7 +178,51 @@ class ApiRoutes:
 
     async def _publish(self, request: web.BaseRequest, channel: str) -> web.StreamResponse:
         wanted = publish_request(channel, await read_object(request, timeout_s=self._body_timeout_s))
-        return await self._publishing.answer(request, wanted)
+        is_own = not self._has_token and await is_own_user(request.transport)
+        wanted = replace(wanted, is_own_user=is_own)
+        work = Work(
+            name=f"publish {channel}@{wanted.step}",
+            last="published",
+            run=lambda tell: self._facade.publish(wanted, tell),
+            survives=_is_being_published,
+        )
+        return await self._streams.answer(request, work)
+
+    async def _verify(self, request: web.BaseRequest, channel: str, selector: str) -> web.StreamResponse:
+        no_request(await self._read_optional(request))
+
+        async def run(tell: TellFn) -> VerifyView:
+            return await self._facade.verify(
+                channel, selector, lambda done, total: tell({"event": "verifying", "done": done, "total": total})
+            )
+
+        return await self._streams.answer(request, Work(name=f"verify {channel}@{selector}", last="verified", run=run))
+
+    async def _pin(self, request: web.BaseRequest, channel: str, selector: str) -> web.StreamResponse:
+        no_request(await self._read_optional(request))
+        return json_response(await self._facade.pin(channel, selector))
+
+    async def _unpin(self, channel: str, selector: str) -> web.StreamResponse:
+        return json_response(await self._facade.unpin(channel, selector))
+
+    async def _gc(self, request: web.BaseRequest) -> web.StreamResponse:
+        dry_run = gc_request(await self._read_optional(request))
+        return json_response(await self._facade.gc(dry_run=dry_run))
+
+    async def _lend_spool(self, request: web.BaseRequest, channel: str) -> web.StreamResponse:
+        no_request(await self._read_optional(request))
+        view = await self._facade.spool(channel)
+        return json_response(view, status=201, headers={"Location": f"/v1/spools/{view['spool']}"})
+
+    async def _drop_spool(self, spool: str) -> web.StreamResponse:
+        await self._facade.drop_spool(spool)
+        return web.Response(status=204, headers=FIELDS)
+
+    async def _read_optional(self, request: web.BaseRequest) -> dict[str, object]:
+        return await read_object(request, timeout_s=self._body_timeout_s, is_optional=True)
+
+    async def _answer_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=self._facade.metrics(), headers={**FIELDS, "Content-Type": METRICS_TYPE})
 
     async def _lease(self, request: web.BaseRequest, channel: str, selector: str) -> web.StreamResponse:
         wanted = lease_request(await read_object(request, timeout_s=self._body_timeout_s))
@@ -156,5 +243,19 @@ def _reading(read: Callable[[], object]) -> Answer:
     return answer
 
 
-def _may_wait(target: Target) -> bool:
-    return len(target.segments) == 5 and target.segments[3] == "versions"
+async def _answer_openapi(request: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(body=openapi_bytes(), content_type="application/json", headers=FIELDS)
+
+
+def _is_being_published(line: Line | None) -> bool:
+    """Say whether a publication goes on without its caller: one that waits for a marker or for neighbours does not."""
+    return line is None or (line["event"] != "spreading" and "marker" not in line)
+
+
+def _parameters_of(target: Target) -> tuple[str, ...]:
+    match target.segments:
+        case ("v1", "channels", _, "versions", _):
+            return (WAIT,)
+        case ("v1", "channels", _, "events"):
+            return (SINCE, TIMEOUT)
+    return ()

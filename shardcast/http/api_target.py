@@ -7,18 +7,20 @@ no text, or has a query that the API does not know, is refused.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from shardcast_proto.errors import ConfigError, NotFound
 
-#: The one query parameter there is, with the longest wait that a request may ask for: a proxy or a laptop's NAT keeps a
-#: silent connection about that long.
-WAIT: Final = "wait"
+#: The longest wait that a request may ask for: a proxy or a laptop's NAT keeps a silent connection about that long.
 WAIT_S_MAX: Final = 60.0
+WAIT: Final = "wait"
+SINCE: Final = "since"
+TIMEOUT: Final = "timeout"
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_SECONDS = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,6})?")
+_SECONDS = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,20})?(?:e[-+]?[0-9]{1,3})?", re.ASCII | re.IGNORECASE)
 _SHOWN_CHARACTERS: Final = 80
 
 
@@ -27,8 +29,26 @@ class Target(NamedTuple):
 
     #: The path between its slashes, decoded.
     segments: tuple[str, ...]
-    #: The value of `?wait=`, None without it.
-    wait_s: float | None
+    #: The parameters that it gives, by name, decoded.
+    query: Mapping[str, str] = {}
+
+    def seconds(self, name: str) -> float | None:
+        """Return the value of a parameter that is a number of seconds; None when it is not given.
+
+        Raises:
+            ConfigError: It is none, or too large.
+        """
+        value = self.query.get(name)
+        if value is None:
+            return None
+        seconds = float(value) if _SECONDS.fullmatch(value) else None
+        if seconds is None or seconds > WAIT_S_MAX:
+            raise ConfigError(
+                f"{name}={_shown(value)} is not a number of seconds from 0 to {WAIT_S_MAX:g}",
+                hint="ask again to wait longer",
+                wait_s_max=WAIT_S_MAX,
+            )
+        return seconds
 
 
 def parse_target(raw: str) -> Target:
@@ -42,7 +62,7 @@ def parse_target(raw: str) -> Target:
     if not path.startswith("/"):
         raise NotFound(f"{_shown(raw)} is not a path of this API")
     segments = tuple(_decoded(segment) for segment in path[1:].split("/"))
-    return Target(segments, _wait_of(query) if mark else None)
+    return Target(segments, _parameters(query) if mark else {})
 
 
 def _decoded(segment: str) -> str:
@@ -55,18 +75,17 @@ def _decoded(segment: str) -> str:
         raise ConfigError(f"{_shown(segment)} does not decode to UTF-8 text") from error
 
 
-def _wait_of(query: str) -> float:
-    name, _, value = query.partition("=")
-    if name != WAIT:
-        raise ConfigError(f"query {_shown(query)} is not understood", hint=f"the one parameter is {WAIT}=SECONDS")
-    seconds = float(value) if _SECONDS.fullmatch(value) else None
-    if seconds is None or seconds > WAIT_S_MAX:
-        raise ConfigError(
-            f"{WAIT}={_shown(value)} is not a number of seconds from 0 to {WAIT_S_MAX:g}",
-            hint="ask again to wait longer",
-            wait_s_max=WAIT_S_MAX,
-        )
-    return seconds
+def _parameters(query: str) -> dict[str, str]:
+    parameters: dict[str, str] = {}
+    for part in query.split("&"):
+        name, mark, value = part.partition("=")
+        if name not in (WAIT, SINCE, TIMEOUT) or not mark or name in parameters:
+            raise ConfigError(
+                f"query {_shown(query)} is not understood",
+                hint=f"the parameters are {WAIT}=SECONDS of a version, {SINCE}=ID and {TIMEOUT}=SECONDS of events",
+            )
+        parameters[name] = _decoded(value)
+    return parameters
 
 
 def _shown(text: str) -> str:

@@ -26,6 +26,7 @@ from typing import Final, Literal, Self, TypeAlias
 import aiohttp
 from yarl import URL
 
+from shardcast.http.bucket import TokenBucket
 from shardcast.http.chunk_stream import ChunkSplitter, ChunkTaker, Segments
 from shardcast.http.data_server import COUNT_HEADER, RUN_CHUNKS_MAX
 from shardcast.http.upload import PEER_HEADER
@@ -63,9 +64,11 @@ class DataClient:
 
     Args:
         peer_id: Our own peer id, sent as a hint for the peer's counters.
+        inbound: Paces everything that this node receives (`--down-mbps`): what is not read yet waits at its sender.
     """
 
-    def __init__(self, *, peer_id: str = "") -> None:
+    def __init__(self, *, peer_id: str = "", inbound: TokenBucket | None = None) -> None:
+        self._inbound = inbound or TokenBucket(None)
         self._headers = {PEER_HEADER: peer_id} if peer_id else {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -87,6 +90,7 @@ class DataClient:
             if size > size_max:
                 raise _failure("protocol", base, f"the object is {size} bytes long, {size_max} were allowed")
             async for data in response.content.iter_any():
+                await self._inbound.take(len(data))
                 parts.append(data)
         data = b"".join(parts)
         small = len(data) <= _ON_LOOP_HASH_BYTES_MAX
@@ -136,7 +140,7 @@ class DataClient:
         try:
             async with self._response(base, path, deadline_s, idle_timeout_s) as response:
                 on_began()
-                return await _take_run(response, asked, taker, base)
+                return await _take_run(response, asked, taker, base=base, inbound=self._inbound)
         except TransferError as error:
             await taker.finish()
             error.facts.setdefault("received", taker.taken_count)
@@ -203,11 +207,14 @@ class DataClient:
         return self._session
 
 
-async def _take_run(response: aiohttp.ClientResponse, asked: Sequence[int], taker: ChunkTaker, base: str) -> int:
+async def _take_run(
+    response: aiohttp.ClientResponse, asked: Sequence[int], taker: ChunkTaker, *, base: str, inbound: TokenBucket
+) -> int:
     """Read the body of a run and hand its chunks over; return their number."""
     count = _count_of(response, asked, base)
     splitter = ChunkSplitter(asked[:count])
     async for data in response.content.iter_any():
+        await inbound.take(len(data))
         for segments in splitter.feed(data):
             await taker.take(segments)
     await taker.finish()

@@ -5,9 +5,9 @@
 
 Ids only, never paths; `GET` and `HEAD` only; no request bodies. A run is answered with an exact `Content-Length` and
 `X-Shardcast-Count`, the number of chunks in it, which may be less than asked. 404 means that the first one is not held,
-503 with `Retry-After` that all upload slots are taken. Errors are problem documents (`shardcast.http.problems`). How
-bytes leave is the upload's part (`shardcast.http.upload`), who may connect for how long the gate's
-(`shardcast.http.gate`).
+503 with `Retry-After` that all upload slots are taken, by readers that take something: one that does not loses its slot.
+Errors are problem documents (`shardcast.http.problems`). How bytes leave is the upload's part (`shardcast.http.upload`), who
+may connect for how long the gate's (`shardcast.http.gate`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import structlog
 from aiohttp import web
 
 from shardcast.http.bucket import TokenBucket
-from shardcast.http.gate import Door, Gate, GateLimits
+from shardcast.http.gate import Door, Gate, GateLimits, listen
 from shardcast.http.problems import problem_of_fault, problem_of_status, problem_response
+from shardcast.http.stalls import StallWatch
 from shardcast.http.upload import ChunkLocation, Uploader, open_transport
 from shardcast_proto.errors import ConfigError, NotFound, ShardcastError, TransferError
 from shardcast_proto.ids import Digest, format_digest
@@ -73,6 +74,8 @@ class ServeLimits:
     objects_max: int = 4
     #: A slice that is not through by then has no reader that matters.
     stall_timeout_s: float = 30.0
+    #: … and whose slot goes to the next who asks, when all are taken: our own nodes give a silent peer up after as long.
+    stall_patience_s: float = 5.0
     gate: GateLimits = field(default_factory=GateLimits)
 
 
@@ -94,11 +97,14 @@ class DataServer:
         on_sent: Callable[[str, int], None] = lambda peer_hint, size_bytes: None,
     ) -> None:
         self.limits = limits or ServeLimits()
-        #: Uploads being sent now; never above `limits.uploads_max`.
-        self.uploads_running = 0
+        #: Connections that are being answered with bytes; never more than `limits.uploads_max`.
+        self._uploads: dict[asyncio.Transport, None] = {}
         self.refused_busy_count = 0
         self._source = source
-        self._uploader = Uploader(bucket=bucket, stall_timeout_s=self.limits.stall_timeout_s, on_sent=on_sent)
+        self._stalls = StallWatch(self.limits.stall_patience_s)
+        self._uploader = Uploader(
+            bucket=bucket, stall_timeout_s=self.limits.stall_timeout_s, on_sent=on_sent, stalls=self._stalls
+        )
         self._objects = asyncio.Semaphore(self.limits.objects_max)
         self._lookups = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="data-lookup")
         self._http: web.Server | None = None
@@ -124,7 +130,7 @@ class DataServer:
         )
         gate = Gate(self._http, self.limits.gate)
         try:
-            self._listener = await asyncio.get_running_loop().create_server(gate, host, port, backlog=256)
+            self._listener = await listen(gate, host, port)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}", hint="name a free address with --serve"
@@ -132,6 +138,11 @@ class DataServer:
         self._gate = await gate.__aenter__()
         bound = self._listener.sockets[0].getsockname()
         return str(bound[0]), int(bound[1])
+
+    @property
+    def uploads_running(self) -> int:
+        """How many uploads are being sent now."""
+        return len(self._uploads)
 
     @property
     def connection_count(self) -> int:
@@ -173,13 +184,13 @@ class DataServer:
         if refusal := _refusal(request):
             return refusal
         if match := _OBJECT.fullmatch(request.raw_path):
-            with self._upload_slot():
+            with self._upload_slot(request):
                 return await self._answer_object(request, Digest(bytes.fromhex(match[1])))
         if match := _CHUNK.fullmatch(request.raw_path):
             blob, first, count = Digest(bytes.fromhex(match[1])), int(match[2]), int(match[3] or 1)
             if first >= CHUNKS_MAX or count < 1:
                 raise ConfigError(f"{count} chunks from {first} on are not a run", first=first, count=count)
-            with self._upload_slot():
+            with self._upload_slot(request):
                 return await self._answer_run(request, blob, first, min(count, RUN_CHUNKS_MAX))
         raise NotFound("this port serves /object/{digest} and /chunk/{blob}/{index} only")
 
@@ -215,15 +226,25 @@ class DataServer:
             _close_located(lookup)
 
     @contextmanager
-    def _upload_slot(self) -> Iterator[None]:
-        if self.uploads_running >= self.limits.uploads_max:
+    def _upload_slot(self, request: web.BaseRequest) -> Iterator[None]:
+        if len(self._uploads) >= self.limits.uploads_max and not self._cut_stalled():
             self.refused_busy_count += 1
             raise TransferError(f"all {self.limits.uploads_max} upload slots of this node are taken", reason="busy")
-        self.uploads_running += 1
+        transport = open_transport(request)
+        self._uploads[transport] = None
         try:
             yield
         finally:
-            self.uploads_running -= 1
+            self._uploads.pop(transport, None)
+
+    def _cut_stalled(self) -> bool:
+        """Cut the upload whose reader takes nothing, if there is one, and return whether that made room."""
+        stalled = self._stalls.longest_stalled()
+        if stalled is None or stalled not in self._uploads:
+            return False
+        del self._uploads[stalled]
+        stalled.abort()
+        return True
 
     def _in_thread(self, work: Callable[[], _Result]) -> asyncio.Future[_Result]:
         return asyncio.get_running_loop().run_in_executor(self._lookups, work)

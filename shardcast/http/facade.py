@@ -17,192 +17,54 @@ version that is not complete here, `ConfigError` for what cannot mean anything (
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Protocol
 
-#: `gone`: superseded before it was whole here, or deleted by retention.
-VersionState = Literal["announced", "staging", "complete", "failed", "gone"]
-Freshness = Literal["fresh", "stale", "clock"]
-#: Told (bytes done, bytes in total); may be called from any thread, as often as it likes.
-ProgressFn = Callable[[int, int], None]
+from shardcast.http.views import (
+    ChannelStatus,
+    ChannelView,
+    EventKind,
+    EventsView,
+    EventView,
+    Freshness,
+    GcView,
+    LeaseView,
+    OpenFile,
+    PeerView,
+    ProgressFn,
+    PublishNews,
+    PublishNewsFn,
+    PublishRequest,
+    PublishView,
+    SpoolView,
+    StatusView,
+    VerifyView,
+    VersionState,
+    VersionView,
+)
 
-
-class _VersionFields(TypedDict):
-    """What every view of a version says."""
-
-    #: The channel's local name.
-    channel: str
-    #: The channel's id, `b3:HEX`.
-    channel_id: str
-    seq: int
-    step: int
-    epoch: int
-    #: The manifest's digest, `b3:HEX`.
-    manifest: str
-    #: Bytes of all files together.
-    bytes: int
-    #: Chunks of the version, and how many of them are held verified; both 0 while the manifest is not here.
-    chunks: int
-    have_chunks: int
-    chunk_size: int
-    #: How many files; 0 while the manifest is not here.
-    files: int
-    state: VersionState
-    #: When this node accepted the head.
-    received_at: float
-    #: When this node held the version complete; None until then.
-    completed_at: float | None
-    #: When the head was signed; known to the origin only.
-    signed_at: float | None
-    #: One sentence: what the version waits for, or what became of it.
-    explain: str
-    #: Why `state` is `failed`.
-    error: str | None
-    bytes_from_origin: int
-    bytes_from_peers: int
-    chunks_verified: int
-    duplicate_chunks: int
-
-
-class VersionView(_VersionFields):
-    """One version as this node sees it."""
-
-    #: The local directory of a complete version, else None.
-    path: str | None
-
-
-class LeaseView(_VersionFields):
-    """A leased version: it stays until the lease is released or runs out."""
-
-    lease: int
-    #: The local directory; a lease is given for complete versions only.
-    path: str
-
-
-class ChannelView(TypedDict):
-    """One channel that this node follows."""
-
-    name: str
-    #: The channel's id, `b3:HEX`.
-    channel: str
-    epoch: int
-    freshness: Freshness
-    is_origin: bool
-    #: How many versions are known.
-    versions: int
-
-
-class ChannelStatus(TypedDict):
-    """One channel as `status` shows it."""
-
-    name: str
-    channel: str
-    epoch: int
-    freshness: Freshness
-    is_origin: bool
-    #: The newest version.
-    head: VersionView | None
-    #: The versions whose chunks are on their way, newest first.
-    fetching: list[VersionView]
-
-
-class StatusView(TypedDict):
-    """The node at one glance."""
-
-    #: The software's version.
-    version: str
-    peer_id: str
-    started_at: float
-    #: Multiaddrs that end in /p2p/PEER_ID.
-    p2p: list[str]
-    #: IP:PORT of the data plane.
-    serve: str
-    #: URL of the API.
-    api: str
-    #: The data directory.
-    data: str
-    roles: list[str]
-    channels: list[ChannelStatus]
-    neighbours: int
-    uploads_running: int
-    sent_bytes: int
-    received_bytes: int
-    refused_heads: int
-    #: Why the store cannot be written to, or None.
-    store_error: str | None
-
-
-class PeerView(TypedDict):
-    """One neighbour."""
-
-    peer: str
-    roles: list[str]
-    #: IP:PORT of its data plane, None while it has told none.
-    serve: str | None
-    #: Measured; None before the first sample.
-    rate_bytes_per_s: float | None
-    received_bytes: int
-    sent_bytes: int
-    #: Of the requests to it, from 0 to 1.
-    success_rate: float
-    #: Seconds that it is still refused for; 0 when it is not.
-    quarantined_for_s: float
-    in_flight_bytes: int
-
-
-class PublishView(TypedDict):
-    """What `publish` has done."""
-
-    channel: str
-    seq: int
-    step: int
-    manifest: str
-    bytes: int
-    signed_at: float
-    hash_seconds: float
-    #: The step was published before with the same content; nothing was signed.
-    existing: bool
-    #: How the files came into the store: reflink, hardlink or copy.
-    link: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishRequest:
-    """What to publish."""
-
-    #: An absolute path on the node's host.
-    path: str
-    #: Name or id.
-    channel: str
-    step: int
-    rewind: bool = False
-    #: auto, reflink, hardlink or copy.
-    link: str = "auto"
-
-
-def _keep_nothing() -> None:
-    """Release nothing: the default of a file that needs no lease."""
-
-
-@dataclass(kw_only=True, slots=True)
-class OpenFile:
-    """One file of a complete version, open to be sent; the version is leased until `close`."""
-
-    #: A real file, as `loop.sendfile` needs it.
-    file: io.FileIO
-    size: int
-    #: A strong validator in its quotes, `"blake3:HEX"`: equal for equal bytes, different for different ones.
-    etag: str
-    #: Releases the lease; called once, by `close`.
-    on_close: Callable[[], None] = _keep_nothing
-
-    def close(self) -> None:
-        """Close the file, then give the lease back. Closing again does nothing."""
-        if not self.file.closed:
-            self.file.close()
-            self.on_close()
+__all__ = [
+    "NodeFacade",
+    "ChannelStatus",
+    "ChannelView",
+    "EventKind",
+    "EventView",
+    "EventsView",
+    "Freshness",
+    "GcView",
+    "LeaseView",
+    "OpenFile",
+    "PeerView",
+    "ProgressFn",
+    "PublishNews",
+    "PublishNewsFn",
+    "PublishRequest",
+    "PublishView",
+    "SpoolView",
+    "StatusView",
+    "VerifyView",
+    "VersionState",
+    "VersionView",
+]
 
 
 class NodeFacade(Protocol):
@@ -264,16 +126,18 @@ class NodeFacade(Protocol):
         Cancellation: the file is closed and the lease given back.
         """
 
-    async def publish(self, request: PublishRequest, progress: ProgressFn) -> PublishView:
-        """Seal a directory as a version of a channel, sign its head and announce it.
+    async def publish(self, request: PublishRequest, tell: PublishNewsFn) -> PublishView:
+        """Seal a directory as a version of a channel, sign its head, announce it, and wait as the request says.
 
-        What can be refused without hashing (paths, keys, steps) is refused before `progress` is called first.
+        What can be refused without hashing (paths, keys, steps) is refused before `tell` is called first.
 
         Raises:
             ConfigError: An argument is wrong, or the path holds no checkpoint.
-            TrustError: This node is not an origin of the channel.
+            TrustError: This node is not an origin of the channel, or the path may not be read for this caller.
             NotFound: No such channel or path.
             Conflict: The step exists with other content, or the files changed while they were hashed.
+            TransferError: The marker did not appear in time, or fewer neighbours than wanted were complete in time; the facts
+                have `seq` when the version is published all the same. Asking again goes on waiting.
             StoreError: The disk.
         Cancellation: before the head is signed nothing becomes visible; after that it is announced all the same.
         """
@@ -296,3 +160,73 @@ class NodeFacade(Protocol):
 
     def is_ready(self) -> tuple[bool, str]:
         """Say whether the node can do its work, and why (not) in one sentence."""
+
+    async def events(self, channel: str, since: str | None, timeout_s: float) -> EventsView:
+        """Return what happened to a channel's versions after the event `since`, at once or as soon as something does.
+
+        Without `since`, or with one that this node does not remember (it was started anew, or too much has happened),
+        the first event is a `snapshot`. After `timeout_s` the list may be empty.
+
+        Raises:
+            NotFound: The channel is not followed here.
+        Cancellation: nothing is left behind.
+        """
+
+    async def pin(self, channel: str, selector: str) -> VersionView:
+        """Keep a version from retention until it is unpinned.
+
+        Raises:
+            ConfigError: The selector is none.
+            NotFound: No such channel or version, or it is not held here any more.
+            StoreError: The disk.
+        """
+
+    async def unpin(self, channel: str, selector: str) -> VersionView:
+        """Let retention decide over a version again. Unpinning one that is not pinned does nothing.
+
+        Raises:
+            ConfigError: The selector is none.
+            NotFound: No such channel or version.
+            StoreError: The disk.
+        """
+
+    async def verify(self, channel: str, selector: str, progress: ProgressFn) -> VerifyView:
+        """Read and hash every chunk of a complete version again. One that is not right is given up, and fetched anew if it was fetched.
+
+        Raises:
+            ConfigError: The selector is none.
+            NotFound: No such channel or version.
+            NotReady: The version is not complete here.
+            IntegrityError: Chunks are wrong; the facts have `files` and `wrong_chunks`.
+            StoreError: The disk.
+        Cancellation: the threads end soon, and nothing was changed.
+        """
+
+    async def gc(self, *, dry_run: bool) -> GcView:
+        """Delete now what retention gives up, or only say what that is.
+
+        Raises:
+            StoreError: The disk.
+        """
+
+    async def spool(self, channel: str) -> SpoolView:
+        """Lend an empty directory to a publisher.
+
+        Raises:
+            NotFound: The channel is not followed here.
+            TrustError: This node is not an origin of the channel.
+            Conflict: Too many are lent.
+            StoreError: The disk.
+        """
+
+    async def drop_spool(self, spool: str) -> None:
+        """Delete a lent directory with all that is in it.
+
+        Raises:
+            NotFound: There is no such spool (any more).
+            Conflict: It is being published.
+            StoreError: The disk.
+        """
+
+    def metrics(self) -> bytes:
+        """Return the node's metrics in the text format of Prometheus."""

@@ -8,21 +8,30 @@ thing more: since when the peer owes something. A sweeper closes the connections
     IDLE        nothing (between two requests)    idle_timeout_s
     READING     the rest of a request header      head_timeout_s from its first byte
     BUSY        nothing (we are answering)        never: the upload has its own watch
+
+When all places are taken, a newcomer gets that of the connection that has owed its header for the longest: an honest peer's header
+follows its handshake at once, so whoever holds places in silence loses them to those who speak.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Self
+
+from shardcast.descriptors import at_most
 
 #: Kept unsent in the kernel for one connection: what is "sent" beyond this waits here, where pacing and sharing still
 #: work.
 NOT_SENT_BYTES: Final = 256 * 1024
+#: Connections that one port takes from the kernel's queue between two looks at everything else, and how many wait there.
+ACCEPTED_AT_ONCE: Final = 8
+QUEUED: Final = 256
 _REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
@@ -32,12 +41,12 @@ _REFUSAL: Final = (
 class GateLimits:
     """What one port puts up with."""
 
-    #: File descriptors are 1,024 by default on Linux; this leaves half for files and outgoing connections.
-    connections_max: int = 512
+    #: A fifth of the open files that this process may have at most: two ports, the control network, files, what we open ourselves.
+    connections_max: int = field(default_factory=lambda: at_most(512, share=0.2))
     #: One host behind one address needs a few connections per version; a NAT of a rack still fits.
     connections_per_address_max: int = 64
-    #: A request header is one packet; 10 s forgive two lost ones.
-    head_timeout_s: float = 10.0
+    #: A request header is one packet; 8 s forgive three losses of it (sent again after 1, 3 and 7 s), and with the sweep stay below 10.
+    head_timeout_s: float = 8.0
     #: Longer than the pause between two requests of a transfer, short enough to free what a vanished peer holds.
     idle_timeout_s: float = 60.0
     #: How late a limit may be enforced.
@@ -92,10 +101,9 @@ class Gate:
 
     def admit(self, door: Door) -> bool:
         """Say whether a new connection may stay, and count it when it may."""
-        if (
-            len(self._doors) >= self.limits.connections_max
-            or self._per_address[door.address] >= self.limits.connections_per_address_max
-        ):
+        is_full = len(self._doors) >= self.limits.connections_max
+        is_crowded = self._per_address[door.address] >= self.limits.connections_per_address_max
+        if (is_full or is_crowded) and not self._make_room(door.address if is_crowded else None):
             self.refused_count += 1
             self._drop_empty(door.address)
             return False
@@ -116,6 +124,17 @@ class Gate:
             if door.is_overdue(now_s):
                 self.swept_count += 1
                 door.abort()
+
+    def _make_room(self, address: str | None) -> bool:
+        """Close the connection, of one address or of all, that has owed a request header for the longest, if any does."""
+        owing = (door for door in self._doors if door.owes_header and address in (None, door.address))
+        latest = min(owing, key=lambda door: door.since_s, default=None)
+        if latest is None:
+            return False
+        self.swept_count += 1
+        self.leave(latest)
+        latest.abort()
+        return True
 
     async def _sweep_forever(self) -> None:
         loop = asyncio.get_running_loop()
@@ -139,7 +158,12 @@ class Door(asyncio.Protocol):
         self._admitted = False
         self._transport: asyncio.Transport | None = None
         #: Loop time from which the peer owes what its state says.
-        self._since_s = 0.0
+        self.since_s = 0.0
+
+    @property
+    def owes_header(self) -> bool:
+        """Whether the peer has begun, or is to begin, a request and not finished its header."""
+        return self.state in (DoorState.NEW, DoorState.READING)
 
     def is_overdue(self, now_s: float) -> bool:
         """Say whether the peer has kept us waiting too long."""
@@ -147,7 +171,7 @@ class Door(asyncio.Protocol):
             return False
         limits = self._gate.limits
         patience_s = limits.idle_timeout_s if self.state is DoorState.IDLE else limits.head_timeout_s
-        return now_s - self._since_s > patience_s
+        return now_s - self.since_s > patience_s
 
     def request_started(self) -> None:
         """Note that a complete request header is being answered."""
@@ -199,7 +223,23 @@ class Door(asyncio.Protocol):
 
     def _enter(self, state: DoorState) -> None:
         self.state = state
-        self._since_s = asyncio.get_running_loop().time()
+        self.since_s = asyncio.get_running_loop().time()
+
+
+async def listen(gate: Gate, host: str, port: int) -> asyncio.Server:
+    """Listen with doors of `gate`.
+
+    asyncio accepts as many connections at one go as it asks the kernel to queue, before the gate sees the first: with a long queue a
+    burst takes every file descriptor that is left. So few are accepted at a go, and the queue is lengthened afterwards.
+
+    Raises:
+        OSError: The address cannot be bound.
+    """
+    server = await asyncio.get_running_loop().create_server(gate, host, port, backlog=ACCEPTED_AT_ONCE)
+    for listener in server.sockets:
+        with socket.socket(fileno=os.dup(listener.fileno())) as same:
+            same.listen(QUEUED)
+    return server
 
 
 def _keep_unsent_small(transport: asyncio.Transport) -> None:

@@ -8,16 +8,18 @@ body.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Protocol
 
 import structlog
 from aiohttp import web
 
 from shardcast.http.bucket import TokenBucket
+from shardcast.http.stalls import StallWatch
 
 #: The receiver's peer id: a hint for counters, never a proof of anything.
 PEER_HEADER: Final = "X-Shardcast-Peer"
@@ -52,6 +54,8 @@ class Uploader:
     stall_timeout_s: float
     #: Told (peer hint, payload bytes) for each slice that the kernel took; the hint is "" when the peer gave none.
     on_sent: Callable[[str, int], None]
+    #: Knows which uploads wait for their readers; without limited slots nobody asks it.
+    stalls: StallWatch = field(default_factory=lambda: StallWatch(math.inf))
 
     async def begin(self, request: web.BaseRequest, length: int, **headers: str) -> web.StreamResponse:
         """Send the header of a response whose body has `length` bytes."""
@@ -87,8 +91,9 @@ class Uploader:
             while offset < len(data):
                 part = view[offset : offset + self.bucket.slice_bytes]
                 await self.bucket.take(len(part))
-                async with asyncio.timeout(self.stall_timeout_s):
-                    await response.write(part)
+                with self.stalls.waiting(open_transport(request)):
+                    async with asyncio.timeout(self.stall_timeout_s):
+                        await response.write(part)
                 self.on_sent(hint, len(part))
                 offset += len(part)
             async with asyncio.timeout(self.stall_timeout_s):
@@ -102,8 +107,9 @@ class Uploader:
             size = min(self.bucket.slice_bytes, end - offset)
             await self.bucket.take(size)
             transport = open_transport(request)
-            async with asyncio.timeout(self.stall_timeout_s):
-                sent = await loop.sendfile(transport, extent.file, offset, size, fallback=False)
+            with self.stalls.waiting(transport):
+                async with asyncio.timeout(self.stall_timeout_s):
+                    sent = await loop.sendfile(transport, extent.file, offset, size, fallback=False)
             self.on_sent(hint, sent)
             if sent < size:
                 raise ConnectionAbortedError(f"the file ends {size - sent} bytes early")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Literal
 
 from shardcast.http.facade import ChannelStatus, ChannelView, Freshness, VersionState, VersionView
@@ -74,15 +74,14 @@ class Catalog:
 
     def versions(self, channel: FollowedChannel) -> list[VersionView]:
         """Return the versions of a channel, newest first."""
-        return [self.view(channel, row) for row in self._store.heads(channel.id, limit=VERSIONS_SHOWN_MAX)]
+        pinned = self._store.pinned()
+        return [self.view(channel, row, pinned) for row in self._store.heads(channel.id, limit=VERSIONS_SHOWN_MAX)]
 
-    def view(self, channel: FollowedChannel, row: HeadRow) -> VersionView:
-        """Describe one version."""
+    def view(self, channel: FollowedChannel, row: HeadRow, pinned: Collection[Digest] | None = None) -> VersionView:
+        """Describe one version; `pinned` are the pinned ones, when the caller has them."""
         local = self._shell.versions.get(row.manifest)
         held = self._store.version(row.manifest)
-        current = channel.shown.current
-        is_newest = current is None or (row.epoch, row.seq) >= current.head.position
-        state = _state(local, held, is_newest=is_newest)
+        state = self.state(channel, row, held)
         manifest = local.manifest if local else None
         sources = self._bytes_by_source(local)
         view: VersionView = {
@@ -107,9 +106,16 @@ class Catalog:
             "bytes_from_peers": sources["peers"],
             "chunks_verified": local.chunks_verified if local else 0,
             "duplicate_chunks": local.duplicate_chunks if local else 0,
+            "pinned": row.manifest in (self._store.pinned() if pinned is None else pinned),
             "path": str(held.path) if held is not None and state == "complete" else None,
         }
         return view
+
+    def state(self, channel: FollowedChannel, row: HeadRow, held: VersionRow | None) -> VersionState:
+        """Return the state of a version of which the store holds `held`."""
+        current = channel.shown.current
+        is_newest = current is None or (row.epoch, row.seq) >= current.head.position
+        return _state(self._shell.versions.get(row.manifest), held, is_newest=is_newest)
 
     def channel_view(self, channel: FollowedChannel) -> ChannelView:
         """Describe one channel."""
@@ -140,7 +146,8 @@ class Catalog:
 
     def _explain(self, local: LocalVersion | None, state: VersionState) -> str:
         if local is None:
-            return "superseded or deleted" if state == "gone" else "its manifest is on its way"
+            absent = {"gone": "superseded or deleted", "failed": "given up: see its error"}
+            return absent.get(state, "its manifest is on its way")
         if local.error:
             return local.error
         return self._shell.machine.explain(local.manifest.blob.id)

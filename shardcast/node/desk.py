@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,24 +13,37 @@ from shardcast import __version__
 from shardcast.http.data_server import DataServer
 from shardcast.http.facade import (
     ChannelView,
+    EventKind,
+    EventsView,
+    GcView,
     LeaseView,
     OpenFile,
     PeerView,
     ProgressFn,
+    PublishNewsFn,
     PublishRequest,
     PublishView,
+    SpoolView,
     StatusView,
+    VerifyView,
     VersionView,
 )
+from shardcast.metrics import Metrics
 from shardcast.shell.shell import Shell
 from shardcast.shell.versions import Versions
 from shardcast.store import Store
 from shardcast_proto.errors import NotFound, NotReady
-from shardcast_proto.ids import PeerId
+from shardcast_proto.ids import PeerId, parse_digest
 
 from .catalog import Catalog, selector_test
-from .leases import Leases
+from .checkup import verify
+from .figures import FigureReader
+from .housekeeping import Housekeeping
+from .journal import Journals
+from .publications import Publications
+from .publishable import Publishable
 from .publisher import Publisher
+from .spools import Spools
 from .traffic import Traffic
 
 #: A waiter looks again so often even when nobody told it of a change.
@@ -65,6 +79,9 @@ class Desk:
         data_server: DataServer,
         traffic: Traffic,
         roles_of: Callable[[PeerId], tuple[str, ...]],
+        housekeeping: Housekeeping,
+        spools: Spools,
+        publishable: Publishable,
     ) -> None:
         self._identity = identity
         self._shell = shell
@@ -74,10 +91,24 @@ class Desk:
         self._roles_of = roles_of
         self._versions: Versions = shell.versions
         self._catalog = Catalog(shell, store, roles_of=roles_of, clock=time.time)
-        self._publisher = Publisher(shell, store)
+        self._housekeeping = housekeeping
+        self._leases = housekeeping.leases
+        self._spools = spools
+        self._metrics = Metrics(FigureReader(shell, store, data_server, traffic=traffic, clock=time.time).read)
+        self._publications = Publications(
+            shell,
+            Publisher(shell, store),
+            spools=spools,
+            publishable=publishable,
+            on_published=lambda view: self._metrics.version_published(view["hash_seconds"]),
+        )
         self._started_at = time.time()
-        #: Leases of the API's callers.
-        self.leases = Leases(store)
+        #: What happened to the versions; the node keeps it running.
+        self.journals = Journals(
+            list(shell.channels.values()), self._catalog, self._versions, on_event=self._count_event
+        )
+        #: Work that goes on when its caller leaves.
+        self._chores: set[asyncio.Future[GcView]] = set()
 
     def status(self) -> StatusView:
         """Return the node at one glance."""
@@ -171,24 +202,75 @@ class Desk:
     async def open_file(self, channel: str, selector: str, path: str) -> OpenFile:
         """Open one file of a complete version."""
         followed = self._catalog.channel(channel)
-        return await self.leases.open_file(self._complete_view(channel, selector), path, holder=followed.name)
+        return await self._leases.open_file(self._complete_view(channel, selector), path, holder=followed.name)
 
-    async def publish(self, request: PublishRequest, progress: ProgressFn) -> PublishView:
-        """Seal a directory as a version of a channel, sign its head and announce it."""
-        return await self._publisher.publish(self._catalog.channel(request.channel), request, progress)
+    async def publish(self, request: PublishRequest, tell: PublishNewsFn) -> PublishView:
+        """Seal a directory as a version of a channel, sign its head, announce it, and wait as the request says."""
+        return await self._publications.publish(self._catalog.channel(request.channel), request, tell)
+
+    async def events(self, channel: str, since: str | None, timeout_s: float) -> EventsView:
+        """Return what happened to a channel's versions after an event."""
+        return await self.journals.read(self._catalog.channel(channel), since, timeout_s)
+
+    async def pin(self, channel: str, selector: str) -> VersionView:
+        """Keep a version from retention."""
+        view = self.version(channel, selector)
+        if view["state"] == "gone":
+            raise _gone(view, selector)
+        await asyncio.to_thread(self._store.pin, parse_digest(view["manifest"]))
+        return self.version(channel, f"seq:{view['seq']}")
+
+    async def unpin(self, channel: str, selector: str) -> VersionView:
+        """Let retention decide over a version again."""
+        view = self.version(channel, selector)
+        await asyncio.to_thread(self._store.unpin, parse_digest(view["manifest"]))
+        return self.version(channel, f"seq:{view['seq']}")
+
+    async def verify(self, channel: str, selector: str, progress: ProgressFn) -> VerifyView:
+        """Hash every chunk of a complete version again."""
+        view = self._complete_view(channel, selector)
+        lease = await self._leases.lease(view, holder="verify", ttl_s=math.inf)
+        try:
+            return await verify(view, progress, self._store)
+        finally:
+            self._leases.release(lease["lease"])
+
+    async def gc(self, *, dry_run: bool) -> GcView:
+        """Delete now what retention gives up, or only say what that is."""
+        work = self._housekeeping.doomed() if dry_run else self._housekeeping.collect()
+        chore = asyncio.ensure_future(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+        return await asyncio.shield(chore)
+
+    async def spool(self, channel: str) -> SpoolView:
+        """Lend an empty directory to a publisher."""
+        return await self._publications.lend(self._catalog.channel(channel))
+
+    async def drop_spool(self, spool: str) -> None:
+        """Delete a lent directory."""
+        await asyncio.to_thread(self._spools.drop, spool)
+
+    def metrics(self) -> bytes:
+        """Return the node's metrics."""
+        return self._metrics.render()
 
     async def lease(self, channel: str, selector: str, *, holder: str, ttl_s: float) -> LeaseView:
         """Keep a complete version from being deleted for a while."""
-        return await self.leases.lease(self._complete_view(channel, selector), holder=holder, ttl_s=ttl_s)
+        return await self._leases.lease(self._complete_view(channel, selector), holder=holder, ttl_s=ttl_s)
 
     def release_lease(self, lease: int) -> None:
         """Give a lease back."""
-        self.leases.release(lease)
+        self._leases.release(lease)
 
     def is_ready(self) -> tuple[bool, str]:
         """Say whether the node can do its work."""
         error = self._versions.store_error
         return (False, f"the store fails: {error}") if error else (True, "ready")
+
+    def _count_event(self, kind: EventKind, view: VersionView) -> None:
+        if kind == "complete" and view["completed_at"] is not None and view["signed_at"] is None:
+            self._metrics.version_completed(view["completed_at"] - view["received_at"])
 
     def _complete_view(self, channel: str, selector: str) -> VersionView:
         view = self.version(channel, selector)

@@ -8,8 +8,10 @@ from typing import Final
 
 import structlog
 
+from shardcast.http.facade import GcView
 from shardcast.shell.shell import Shell
-from shardcast.store import Store
+from shardcast.store import Store, VersionRow
+from shardcast.store.retention import plan_retention
 from shardcast_proto.errors import Conflict, ShardcastError, StoreError
 from shardcast_proto.ids import Digest, format_digest
 from shardcast_proto.limits import BEACON_INTERVAL_S
@@ -30,9 +32,14 @@ class Housekeeping:
         self._shell = shell
         self._store = store
         self._versions = shell.versions
-        self._leases = leases
+        #: Leases of the API's callers.
+        self.leases = leases
         self._keep = keep
         self._quota_bytes = quota_bytes
+        #: Why chunks that have landed could not be noted as durable; None when they could.
+        self._flush_error: str | None = None
+        #: Whether a lease has ended since retention last looked: what it held may go.
+        self._is_due = False
 
     async def run(self) -> None:
         """Do the chores of every second, until cancelled."""
@@ -50,10 +57,29 @@ class Housekeeping:
             for version in self._versions.all():
                 if version.staging is not None:
                     self._shell.opener.revive_soon(version)
+        self._show_flush_errors()
         try:
-            await self._leases.release_expired()
+            self._is_due = await self.leases.release_expired() or self._is_due
         except StoreError as error:
             _log.error("leases_not_released", error=error.describe())
+        # not while somebody publishes: that may take minutes, and the chores of the next second must not wait for it
+        if self._is_due and not self._versions.keeping.locked():
+            self._is_due = False
+            await self.retain()
+
+    def _show_flush_errors(self) -> None:
+        """Show which versions wait for the disk, for as long as they do."""
+        was, self._flush_error = self._flush_error, None
+        for version in self._versions.all():
+            error = version.staging.flush_error if version.staging is not None else None
+            if error is not None:
+                version.error = self._versions.store_error = self._flush_error = error.message
+            elif was is not None and version.error == was:
+                version.error = None
+        if self._flush_error is None and was is not None and self._versions.store_error == was:
+            self._versions.store_error = None
+        if self._flush_error != was:
+            self._versions.changed()
 
     async def renew_beacons(self) -> None:
         """Say once a minute, as an origin, that the newest head still is the newest; until cancelled."""
@@ -69,17 +95,41 @@ class Housekeeping:
 
     async def retain(self) -> None:
         """Delete what retention gives up, and what was superseded before it was whole."""
+        try:
+            await self.collect()
+        except ShardcastError as error:
+            _log.error("retention_failed", error=error.describe())
+
+    async def collect(self) -> GcView:
+        """Do what `retain` does, and return what has gone.
+
+        Raises:
+            StoreError: The disk fails.
+        """
         async with self._versions.keeping, self._versions.opening:
-            try:
-                await asyncio.to_thread(self._delete)
-                held = {row.manifest for row in await asyncio.to_thread(self._store.versions)}
-            except ShardcastError as error:
-                _log.error("retention_failed", error=error.describe())
-                return
+            before = await asyncio.to_thread(self._store.versions)
+            await asyncio.to_thread(self._delete)
+            held = {row.manifest for row in await asyncio.to_thread(self._store.versions)}
             for version in self._versions.all():
                 if version.manifest.digest not in held:
                     _log.info("version_deleted", manifest=format_digest(version.manifest.digest))
                     self._shell.opener.close(version.manifest.digest)
+        return _gc_view([row for row in before if row.manifest not in held], dry_run=False)
+
+    async def doomed(self) -> GcView:
+        """Return what `collect` would delete now.
+
+        Raises:
+            StoreError: The disk fails.
+        """
+        return _gc_view(await asyncio.to_thread(self._doomed), dry_run=True)
+
+    def _doomed(self) -> list[VersionRow]:
+        leased, pinned = self._store.leased(), self._store.pinned()
+        versions = self._store.held_versions()
+        names = plan_retention(versions, keep=self._keep, quota_bytes=self._quota_bytes, leased=leased, pinned=pinned)
+        names += [name for name in self._superseded() if name not in leased and name not in pinned]
+        return [row for row in self._store.versions() if row.manifest in set(names)]
 
     def _delete(self) -> None:
         self._store.retain(keep=self._keep, quota_bytes=self._quota_bytes)
@@ -103,3 +153,12 @@ class Housekeeping:
                     break
                 wanted.add(head.manifest)
         return [row.manifest for row in rows if row.manifest not in complete | wanted]
+
+
+def _gc_view(rows: list[VersionRow], *, dry_run: bool) -> GcView:
+    # what a version under way takes is not known to the byte: its files have their full size from the start
+    return {
+        "deleted": [format_digest(row.manifest) for row in rows],
+        "bytes": sum(row.bytes for row in rows if row.state != "failed"),
+        "dry_run": dry_run,
+    }

@@ -58,19 +58,21 @@ class Leases:
             raise NotFound(f"there is no lease {lease_id}", lease=lease_id)
         self._released.add(lease_id)
 
-    async def release_expired(self) -> None:
-        """Strike the leases that were given back, or whose time is up, out of the store's book.
+    async def release_expired(self) -> bool:
+        """Strike the leases that were given back, or whose time is up, out of the store's book; return whether there were any.
 
         Raises:
             StoreError: The disk fails; they are struck out the next time.
         """
         now_s = self._clock()
-        for lease_id in [
+        ended = [
             lease_id for lease_id, end_s in self._expires_s.items() if end_s <= now_s or lease_id in self._released
-        ]:
+        ]
+        for lease_id in ended:
             await asyncio.to_thread(self._store.release, lease_id)
             self._expires_s.pop(lease_id, None)
             self._released.discard(lease_id)
+        return bool(ended)
 
     async def _take(self, view: VersionView, holder: str, ttl_s: float) -> int:
         digest = parse_digest(view["manifest"])

@@ -5,32 +5,43 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import structlog
 
-from shardcast.config import NodeConfig, split_endpoint
+from shardcast.config import NO_ADDRESS, NodeConfig, split_endpoint
 from shardcast.http.api import ApiServer
 from shardcast.http.bucket import TokenBucket
 from shardcast.http.data_client import DataClient
 from shardcast.http.data_server import DataServer
 from shardcast.keyfiles import load_key
 from shardcast.p2p import P2pNode, load_or_create_seed
+from shardcast.shell.carried import CarriedServer
 from shardcast.shell.channels import FollowedChannel
 from shardcast.shell.contacts import Contacts, OwnAddresses, endpoint_of
 from shardcast.shell.shell import Shell
 from shardcast.shell.tasks import Tasks
 from shardcast.shell.versions import Versions
-from shardcast.store import Store
+from shardcast.store import Link, Store
 from shardcast_proto.errors import ConfigError, InvariantViolated, ShardcastError, TransferError
+from shardcast_proto.ids import Digest
 from shardcast_proto.limits import ROOT_BYTES_MAX
 from shardcast_proto.trust import SigningKey
+from shardcast_relay import RelayConfig
 
 from .desk import Desk, Identity
 from .housekeeping import Housekeeping
+from .leases import Leases
+from .publishable import Publishable
+from .spools import Spools
 from .traffic import Traffic
 
 _log = structlog.get_logger("shardcast.node")
+
+#: With `--down-mbps`, so much of it may be under way: a fetch that waits for our own downlink must not run into its deadline.
+RECEIVE_BUDGET_S: Final = 2.0
 
 
 class Node:
@@ -66,55 +77,102 @@ class Node:
         seed = load_or_create_seed(config.data / "node.key")
         key = SigningKey(seed)
         channels = _follow(roots, store, keys)
-        client = DataClient(peer_id=key.peer)
+        traffic = Traffic()
+        inbound, bucket = TokenBucket.for_uplink(config.down_mbps), TokenBucket.for_uplink(config.up_mbps)
+        client = DataClient(peer_id=key.peer, inbound=inbound)
         self._opened.append(client.aclose)
-        shell = self._shell = Shell(peer_id=key.peer, channels=channels, versions=Versions(store), client=client)
-        p2p = self._p2p = self._make_p2p(seed, shell)
+        shell = self._shell = Shell(
+            peer_id=key.peer,
+            channels=channels,
+            versions=Versions(store),
+            client=client,
+            inbound=inbound,
+            config=_relay_config(inbound),
+        )
+        carried = CarriedServer(store, bucket=bucket, on_sent=traffic.sent)
+        p2p = self._p2p = self._make_p2p(seed, shell, carried)
         self._opened.append(p2p.aclose)
         # closed before p2p is: a node that hangs up on everybody must not look for new neighbours
         self._opened.append(shell.aclose)
         p2p_addresses = await p2p.start()
-        traffic = Traffic()
-        bucket = TokenBucket.for_uplink(config.up_mbps)
         data_server = DataServer(store, bucket=bucket, on_sent=traffic.sent)
         self._opened.append(data_server.aclose)
-        bound = _join(*await data_server.start(*split_endpoint(config.serve)))
-        serve = config.announce_serve or _reachable(bound, p2p_addresses[0])
+        serve = await self._open_data_plane(data_server, p2p_addresses[0])
         roles = (*(("origin",) if any(channel.keys for channel in channels) else ()), config.role)
         contacts = Contacts(p2p.policy, key, clock=time.time)
-        identity = Identity(key.peer, str(config.data), roles, p2p_addresses, serve)
+        identity = Identity(key.peer, str(config.data), roles, p2p_addresses, serve or "")
+        housekeeping = Housekeeping(shell, store, leases=Leases(store), keep=config.keep, quota_bytes=config.quota)
+        spools = Spools(config.data)
+        await asyncio.to_thread(spools.open)
         desk = Desk(
-            identity, shell=shell, store=store, data_server=data_server, traffic=traffic, roles_of=contacts.roles_of
+            identity,
+            shell=shell,
+            store=store,
+            data_server=data_server,
+            traffic=traffic,
+            roles_of=contacts.roles_of,
+            housekeeping=housekeeping,
+            spools=spools,
+            publishable=Publishable(config.publish_root, spools),
         )
-        housekeeping = Housekeeping(shell, store, leases=desk.leases, keep=config.keep, quota_bytes=config.quota)
+        shell.versions.source_of = lambda peer: "origin" if "origin" in contacts.roles_of(peer) else "peers"
         shell.opener.on_complete = lambda version: self._tasks.spawn(housekeeping.retain())
-        up_bytes_per_s = int((config.up_mbps or 0) * 1e6 / 8)
-        own = OwnAddresses(tuple(map(endpoint_of, p2p_addresses)), (serve,), roles, up_bytes_per_s)
+        _tell_of_given_up(store, shell)
+        own = self._own_addresses(p2p_addresses, serve, roles)
         record = contacts.own_record(own)
-        await shell.start(p2p, contacts, record=record, bootstrap=config.bootstrap, up_bytes_per_s=up_bytes_per_s)
+        await shell.start(p2p, contacts, record=record, bootstrap=config.bootstrap, up_bytes_per_s=own.up_bytes_per_s)
         api = ApiServer(desk, token=token)
         self._opened.append(api.aclose)
         identity.api = f"http://{_join(*await api.start(*split_endpoint(config.api)))}"
         self._opened.append(self._tasks.aclose)
         self._tasks.spawn(housekeeping.run(), is_vital=True)
+        self._tasks.spawn(desk.journals.run(), is_vital=True)
         self._tasks.spawn(housekeeping.renew_beacons(), is_vital=True)
         self._tasks.spawn(housekeeping.retain())
         return {"ready": True, "peer_id": key.peer, "p2p": p2p_addresses[0], "serve": serve, "api": identity.api}
 
-    def _make_p2p(self, seed: bytes, shell: Shell) -> P2pNode:
+    def _own_addresses(self, p2p_addresses: list[str], serve: str | None, roles: tuple[str, ...]) -> OwnAddresses:
+        config = self._config
+        return OwnAddresses(
+            () if config.announce_p2p == NO_ADDRESS else tuple(map(endpoint_of, p2p_addresses)),
+            () if serve is None or config.announce_serve == NO_ADDRESS else (serve,),
+            roles,
+            int((config.up_mbps or 0) * 1e6 / 8),
+        )
+
+    async def _open_data_plane(self, server: DataServer, p2p_multiaddr: str) -> str | None:
+        """Listen, unless told not to; return where others reach it from, or this node's own address when that is not announced."""
+        config = self._config
+        if config.serve == NO_ADDRESS:
+            return None
+        bound = _join(*await server.start(*split_endpoint(config.serve)))
+        announced = None if config.announce_serve == NO_ADDRESS else config.announce_serve
+        return announced or _reachable(bound, p2p_multiaddr)
+
+    def _make_p2p(self, seed: bytes, shell: Shell, carried: CarriedServer) -> P2pNode:
         config = self._config
         return P2pNode(
             seed,
             split_endpoint(config.p2p),
-            announce=config.announce_p2p,
+            announce=None if config.announce_p2p == NO_ADDRESS else config.announce_p2p,
             events=shell,
             validate=shell.validate,
             allow_private=config.allow_private,
+            serve=carried.serve,
         )
 
     def _break_down(self, error: BaseException) -> None:
         if self._shell is not None:
             self._shell.break_down(error)
+
+    async def pulse(self) -> None:
+        """Return once both loops of a started node have answered: this one, and that of the control network.
+
+        Raises:
+            TransferError: The control network has ended.
+        """
+        if self._p2p is not None:
+            await self._p2p.pulse()
 
     async def wait_broken(self) -> None:
         """Return never, but raise when a started node cannot go on.
@@ -149,6 +207,16 @@ def _read_root(path: Path) -> bytes:
         raise ConfigError(f"cannot read the root file {path}: {error.strerror}", path=str(path)) from error
 
 
+def _tell_of_given_up(store: Store, shell: Shell) -> None:
+    """Have the shell told, on its loop, of versions whose bytes the store found changed or gone."""
+    loop = asyncio.get_running_loop()
+
+    def given_up(manifest: Digest, link: Link) -> None:
+        loop.call_soon_threadsafe(lambda: shell.opener.give_up(manifest, is_published=link != "landed"))
+
+    store.on_given_up(given_up)
+
+
 def _follow(roots: Sequence[bytes], store: Store, keys: Sequence[SigningKey]) -> list[FollowedChannel]:
     channels: list[FollowedChannel] = []
     for root in roots:
@@ -167,6 +235,15 @@ def _follow(roots: Sequence[bytes], store: Store, keys: Sequence[SigningKey]) ->
 
 def _lists(channel: FollowedChannel, key: SigningKey) -> bool:
     return any(own.key_id == key.key_id for own in channel.keys)
+
+
+def _relay_config(inbound: TokenBucket) -> RelayConfig:
+    """Return the machine's knobs: with a known downlink no more is asked for than arrives before anybody takes it for a stall."""
+    config = RelayConfig()
+    if inbound.rate_bytes_per_s is None:
+        return config
+    budget_bytes = int(inbound.rate_bytes_per_s * RECEIVE_BUDGET_S)
+    return replace(config, receive_budget_bytes=min(config.receive_budget_bytes, budget_bytes))
 
 
 def _reachable(serve: str, p2p_multiaddr: str) -> str:

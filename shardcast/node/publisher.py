@@ -173,4 +173,5 @@ def _view(
         "hash_seconds": sealed.hash_seconds,
         "existing": is_existing,
         "link": sealed.linked,
+        "complete_neighbours": 0,
     }

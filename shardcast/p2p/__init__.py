@@ -2,10 +2,11 @@
 
 This room owns libp2p and the trio loop that it needs; nothing else in the project imports either. Seen from outside
 there is one object, `P2pNode`, which lives on the asyncio side: it takes calls and reports events (`P2pEvents`) there.
-Bulk bytes do not come through here, they take the data plane.
+Bulk bytes take the data plane, not this; `carriage` is the
+capped exception, for peers that nothing else reaches.
 
 Reading order: `events` and `limits` (the interface), `node` (the asyncio side), `bridge` (the two crossings), `host`,
-`links` and `gossip` (the trio side), `guards` and `mux_guards` (what keeps a peer from ending the host), `addresses`
+`links`, `gossip` and `carriage` (the trio side), `guards` and `mux_guards` (what keeps a peer from ending the host), `addresses`
 (who may be dialled).
 
 Importing this package costs nothing: libp2p (1.2 s, 78 MB) is loaded with the first use of `P2pNode`.
@@ -16,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .addresses import AddressPolicy, P2pAddress, parse_endpoint, parse_p2p_address
-from .events import P2pEvents
+from .events import CarriedReceiver, P2pEvents
 from .identity import load_or_create_seed, peer_id_of_seed
 from .limits import P2pLimits
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressPolicy",
+    "CarriedReceiver",
     "P2pAddress",
     "P2pEvents",
     "P2pLimits",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from shardcast_proto.carriage import Answer
 from shardcast_proto.ids import PeerId
 
 
@@ -26,3 +27,20 @@ class P2pEvents(Protocol):
 
     def gossip_received(self, topic: str, sender: PeerId, data: bytes) -> None:
         """A gossip message that the validator accepted; `sender` signed it, others may have passed it on."""
+
+
+class CarriedReceiver(Protocol):
+    """Who takes what is carried. `judge` is called on the trio side and must be pure; the others on the asyncio loop."""
+
+    def judge(self, answer: Answer) -> None:
+        """Refuse an OK answer that is not one to what was asked.
+
+        Raises:
+            RemoteProtocolError: It is not.
+        """
+
+    def began(self, answer: Answer) -> None:
+        """The answer has come, and will be followed by its body."""
+
+    def received(self, data: bytes) -> None:
+        """The next part of the body has come."""

@@ -9,6 +9,7 @@ fails when the trapped code upstream changes.
 | a raising task of a service ends the service | one task disturbs all | `contain_tasks` |
 | no cap on the streams that a peer opens | memory and tasks without bound | `guard_streams` |
 | an inbound place is kept until the host ends | after 64 visitors nobody gets in | `release_inbound_places` |
+| an inbound place is kept while nothing is said | 64 silent visitors keep everybody out for 5 s | `release_inbound_places` |
 | the swarm dials known peers by itself | a tree overlay is wrecked; peers choose what we dial | `refuse_own_dials` |
 | every connection asks for, stores and pushes identities | peers fill our address book | `stop_identify` |
 | closing a connection writes to it first | a peer that stopped reading holds up the close | `sever` |
@@ -26,6 +27,8 @@ import trio
 from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
+
+from .limits import P2pLimits
 
 log: Final = logging.getLogger("shardcast.p2p")
 
@@ -80,30 +83,79 @@ def contain_tasks(manager: Any) -> None:
     manager.run_task = contained
 
 
-def release_inbound_places(network: Any, inbound_max: int, per_ip_max: int) -> None:
-    """Give an inbound place back when its connection closes, and cap the places of one address."""
-    network._inbound_limiter = trio.CapacityLimiter(inbound_max)
-    places: Counter[str] = Counter()
+def release_inbound_places(network: Any, limits: P2pLimits) -> None:
+    """Give an inbound place back when its connection closes, and cap the places of all and of one address.
+
+    A place in a handshake goes to the next newcomer when there is no other: whoever connects and says nothing keeps nobody out.
+    """
+    places = _Places(limits)
+    # twice as many: whoever makes room is still being closed when the newcomer is here
+    network._inbound_limiter = trio.CapacityLimiter(2 * limits.inbound_max)
 
     async def handle(stream: Any, listen_address: Any, _failure_event: Any) -> None:
         remote = stream.get_remote_address()
         ip = remote[0] if remote is not None else ""
-        if places[ip] >= per_ip_max and not _is_loopback(ip):
-            log.debug("refusing a connection from %s: it has %d", ip, per_ip_max)
+        scope = trio.CancelScope()
+        if not places.enter(scope, ip):
+            log.debug("refusing a connection from %s: no place", ip)
             await stream.close()
             return
-        places[ip] += 1
+        muxed: Any = None
         try:
-            muxed = await network.upgrade_inbound_raw_conn(RawConnection(stream, False), listen_address)
-            await muxed.event_closed.wait()
+            with scope:
+                muxed = await network.upgrade_inbound_raw_conn(RawConnection(stream, False), listen_address)
+            if muxed is None:
+                log.debug("a handshake with %s made room for another", ip)
+                await stream.close()
+            else:
+                places.settle(scope, ip)
+                await muxed.event_closed.wait()
         except Exception as error:  # noqa: BLE001 - a libp2p guard: a failed handshake is the other side's affair
             log.debug("a connection from %s failed: %s", ip, error)
         finally:
-            places[ip] -= 1
-            if not places[ip]:
-                del places[ip]
+            places.leave(scope)
 
     network._do_handle_inbound_connection = handle
+
+
+class _Places:
+    """The inbound places of one host, each in a handshake or settled."""
+
+    def __init__(self, limits: P2pLimits) -> None:
+        self._limits = limits
+        #: Addresses by the scope of their handshake, the oldest first, with when they came.
+        self._handshakes: dict[trio.CancelScope, tuple[str, float]] = {}
+        self._settled: dict[trio.CancelScope, str] = {}
+
+    def enter(self, scope: trio.CancelScope, ip: str) -> bool:
+        """Let a handshake begin, and return False when there is no place for it."""
+        places = [*self._settled.values(), *(other for other, _ in self._handshakes.values())]
+        is_crowded = places.count(ip) >= self._limits.inbound_per_ip_max and not _is_loopback(ip)
+        if (is_crowded or len(places) >= self._limits.inbound_max) and not self._make_room(ip if is_crowded else None):
+            return False
+        self._handshakes[scope] = (ip, trio.current_time())
+        return True
+
+    def _make_room(self, ip: str | None) -> bool:
+        """End the oldest handshake, of one address or of all, if it has had its time."""
+        for scope, (other, came_s) in self._handshakes.items():
+            if ip in (None, other):
+                if trio.current_time() - came_s < self._limits.handshake_fair_s:
+                    return False
+                del self._handshakes[scope]
+                scope.cancel()
+                return True
+        return False
+
+    def settle(self, scope: trio.CancelScope, ip: str) -> None:
+        """Note that a handshake has become a connection."""
+        self._handshakes.pop(scope, None)
+        self._settled[scope] = ip
+
+    def leave(self, scope: trio.CancelScope) -> None:
+        """Give a place back."""
+        self._handshakes.pop(scope, None)
+        self._settled.pop(scope, None)
 
 
 def refuse_own_dials(network: Any) -> None:

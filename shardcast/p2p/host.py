@@ -75,7 +75,7 @@ def build_host(seed: bytes, policy: AddressPolicy, limits: P2pLimits) -> Any:
     network.retry_config = RetryConfig(max_retries=0)
     network.set_resource_manager(None)
     refuse_own_dials(network)
-    release_inbound_places(network, limits.inbound_max, limits.inbound_per_ip_max)
+    release_inbound_places(network, limits)
     guard_streams(network, limits.streams_per_connection_max)
     stop_identify(host)
     return host

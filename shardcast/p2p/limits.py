@@ -6,9 +6,10 @@ spends.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from shardcast.descriptors import at_most
 from shardcast_proto.limits import KIB, MIB
 
 #: A yamux frame of 65,000 bytes and its header fit one Noise message (65,519); 65,536 would become two of each.
@@ -42,15 +43,15 @@ class P2pLimits:
     """What one host accepts. The defaults suit a node with 8 active and some bootstrap neighbours."""
 
     #: Connections that others opened, handshakes included: an active view of 8, shuffles, newcomers at a bootstrap
-    #: node; each costs about 100 KB and some twenty tasks.
-    inbound_max: int = 64
+    #: node; each costs about 100 KB and some twenty tasks. Fewer where this process may open few files.
+    inbound_max: int = field(default_factory=lambda: at_most(64, share=0.2))
     #: Of those, from one address: one host must not hold all places. Loopback is exempt: there all peers share one
     #: address.
     inbound_per_ip_max: int = 32
     #: Connections that we opened.
     outbound_max: int = 64
-    #: Streams that one connection may have opened at once: gossip, control, identify and ping make four; the rest is
-    #: slack for streams that are just being closed.
+    #: Streams that one connection may have opened at once: gossip, control, chunks, identify and ping make five; the rest
+    #: is slack for streams that are just being closed.
     streams_per_connection_max: int = 16
     #: Frames waiting for one peer. Control is batched a few times a second, so a full queue means that the peer does
     #: not read.
@@ -66,6 +67,8 @@ class P2pLimits:
     addresses_per_dial_max: int = 8
     #: A handshake that takes longer is a scanner or an overloaded host.
     handshake_s: float = 5.0
+    #: … and after this, when all places are taken, it loses its own to a newcomer: five round trips of 200 ms.
+    handshake_fair_s: float = 1.0
     #: Time for both sides to agree on the control stream of a new connection.
     link_s: float = 10.0
     #: Links that may break at once, one after the other, before the connection is closed.
@@ -73,3 +76,13 @@ class P2pLimits:
     #: Malformed pubsub frames before the peer is hung up. An honest peer sends none; each costs about a millisecond to
     #: refuse.
     malformed_max: int = 500
+    #: Streams that carry chunks to others at once (of one peer: one): each shares the connection with control frames, and
+    #: the rate below with the others.
+    carried_uploads_max: int = 4
+    #: What all of them together send: 17 CPU-seconds for a gigabyte over both ends (measured), so this is 7 % of a
+    #: core at each.
+    carried_bytes_per_s: float = 8e6
+    #: A stream that was opened to carry, and does not say what, is reset.
+    carried_request_s: float = 5.0
+    #: A piece that is not through by then has no reader that matters.
+    carried_stall_s: float = 10.0

@@ -19,21 +19,24 @@ from typing import Any, Final
 import trio
 from libp2p.peer.id import ID
 
+from shardcast_proto.carriage import Answer, Request
 from shardcast_proto.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TransferError
 from shardcast_proto.ids import PeerId, key_of_peer_id
 from shardcast_proto.limits import CONTROL_FRAME_BYTES_MAX, GOSSIP_BYTES_MAX
 
 from .addresses import AddressPolicy, P2pAddress, parse_endpoint
 from .bridge import TrioThread
+from .carriage import CarriedStream, Carrying
 from .control import ControlStream
 from .dialler import Dialler
-from .events import P2pEvents
+from .events import CarriedReceiver, P2pEvents
 from .gossip import Gossip, GuardedPubsub, run_gossip
 from .host import build_host, close_connections, run_host
 from .identity import peer_id_of_seed
 from .limits import P2pLimits
 from .links import LinkReports, Links
 from .queues import Backlog
+from .uploads import ServeFn, Uploads
 
 log: Final = logging.getLogger("shardcast.p2p")
 
@@ -48,6 +51,7 @@ class _TrioSide:
     links: Links
     gossip: Gossip
     dialler: Dialler
+    carrying: Carrying
 
 
 class P2pNode:
@@ -67,6 +71,7 @@ class P2pNode:
         validate: Callable[[str, bytes], bool],
         allow_private: Sequence[str] = (),
         limits: P2pLimits = P2pLimits(),  # noqa: B008 - frozen
+        serve: ServeFn | None = None,
     ) -> None:
         """Prepare a node that is not started.
 
@@ -78,6 +83,7 @@ class P2pNode:
             validate: Says of (topic, data) whether a gossip message may be delivered and passed on.
             allow_private: Networks (CIDR) that may be dialled beside our own and the global one.
             limits: What the host accepts.
+            serve: Answers what peers ask to be carried, on the asyncio loop; None refuses to carry.
 
         Raises:
             ConfigError: An address, a network or the seed is wrong.
@@ -93,6 +99,7 @@ class P2pNode:
         self._limits = limits
         self._bridge = TrioThread()
         self._trio_side: _TrioSide | None = None
+        self._uploads = None if serve is None else Uploads(serve, self._bridge, limits)
         self._gossip_backlog = Backlog(limits.gossip_queue_max)
         #: The linked peers, from `peer_connected` to `peer_disconnected`.
         self._streams: dict[PeerId, ControlStream] = {}
@@ -139,6 +146,14 @@ class P2pNode:
         """
         await self._bridge.call(self._side().links.hang_up, ID.from_base58(peer))
 
+    async def pulse(self) -> None:
+        """Return once the trio thread has answered.
+
+        Raises:
+            TransferError: It has ended.
+        """
+        await self._bridge.call(trio.lowlevel.checkpoint)
+
     def send(self, peer: PeerId, payload: bytes) -> bool:
         """Queue one control frame; return False when the peer is not linked or does not read fast enough.
 
@@ -174,8 +189,22 @@ class P2pNode:
             raise LocalProtocolError(f"a gossip message of {len(data)} bytes, allowed are {GOSSIP_BYTES_MAX}")
         await self._bridge.call(self._side().gossip.publish, topic, data)
 
+    async def carry(
+        self, peer: PeerId, request: Request, receiver: CarriedReceiver, *, idle_timeout_s: float
+    ) -> Answer:
+        """Ask a linked peer for content over its connection; return its answer when `receiver` has heard everything.
+
+        Raises:
+            TransferError: With `reason` "unreachable", "stalled", "short", "protocol" or "p2p_ended".
+
+        Cancellation: nothing more is received.
+        """
+        return await self._bridge.call(self._side().carrying.fetch, peer, request, receiver, idle_timeout_s)
+
     async def aclose(self) -> None:
         """Hang up everybody and stop, within 2 s. Closing again does nothing."""
+        if self._uploads is not None:
+            await self._uploads.aclose()
         await self._bridge.aclose(grace_s=CLOSE_GRACE_S)
 
     def _side(self) -> _TrioSide:
@@ -204,7 +233,9 @@ class P2pNode:
                 links = Links(host, nursery, self._limits, reports)
                 host.get_network().register_notifee(links)
                 dialler = Dialler(host, links, self.policy, self._limits)
-                self._trio_side = _TrioSide(links, gossip, dialler)
+                offer = None if self._uploads is None else self._post_upload
+                carrying = Carrying(host, nursery, self._limits, offer=offer, post=self._bridge.post)
+                self._trio_side = _TrioSide(links, gossip, dialler, carrying)
                 started(running.listen)
                 await self._bridge.wait_stop()
                 await close_connections(host)
@@ -218,6 +249,10 @@ class P2pNode:
 
     def _post_frame(self, stream: ControlStream, payload: bytes) -> None:
         self._bridge.post(self._frame, stream, payload)
+
+    def _post_upload(self, stream: CarriedStream) -> None:
+        if self._uploads is not None:
+            self._bridge.post(self._uploads.begin, stream)
 
     def _post_gossip(self, topic: str, sender: PeerId, data: bytes) -> None:
         if self._gossip_backlog.is_full:

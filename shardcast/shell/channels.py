@@ -17,7 +17,7 @@ import structlog
 
 from shardcast.store import EquivocationRow, HeadRow, Store
 from shardcast_proto.errors import RemoteProtocolError, ShardcastError, StoreError, TrustError
-from shardcast_proto.ids import Digest, format_digest
+from shardcast_proto.ids import Digest, PeerId, format_digest
 from shardcast_proto.limits import BEACON_TTL_S
 from shardcast_proto.manifest import Manifest
 from shardcast_proto.trust import (
@@ -25,6 +25,7 @@ from shardcast_proto.trust import (
     Accepted,
     Announce,
     Beacon,
+    Binding,
     Equivocation,
     Freshness,
     Head,
@@ -35,6 +36,7 @@ from shardcast_proto.trust import (
     gossip_topic,
     open_root,
     sign_beacon,
+    sign_binding,
     sign_head,
 )
 
@@ -222,6 +224,17 @@ class FollowedChannel:
                 return False
             beacon = Beacon(self.id, current.digest, int(now_s), BEACON_TTL_S)
             return self._take_beacon(sign_beacon(beacon, self.keys[:1]), now_s=now_s)
+
+    def bind(self, peer: PeerId) -> bytes:
+        """Return the statement, by a key of this node, that `peer` (this node) acts for it."""
+        return sign_binding(Binding(self.id, peer), self.keys[:1])
+
+    def is_bound(self, peer: PeerId, data: bytes) -> bool:
+        """Whether `data` proves that `peer` acts for an origin key; pure, from any thread."""
+        try:
+            return self._trusted.judge_binding(data).peer == peer
+        except ShardcastError:
+            return False
 
     def require_origin(self) -> None:
         """Refuse unless this node may sign heads.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import structlog
 
-from shardcast.http.chunk_stream import Segments
+from shardcast.store import Staging
 from shardcast_proto.errors import IntegrityError, ShardcastError, StoreError, TransferError
 from shardcast_proto.ids import Digest
 from shardcast_relay.commands import FetchChunks, FetchObject
 from shardcast_relay.events import ChunkVerified, Event, FetchEnded, Outcome
 
+from .landing import Batch, Landing
 from .versions import LocalVersion, Versions
 from .wires import DataWire
 
@@ -31,6 +33,8 @@ class Fetcher:
     """Carries out `FetchObject` and `FetchChunks`, and reports through `tell`.
 
     Args:
+        client: The data plane.
+        carried: The same over control connections, for peers whose commands name no address.
         take_object: Given an object that has its digest; what it raises is the ending.
         on_full: Called when the last chunk of a version has landed.
         on_store_error: Called with a version whose bytes the disk refused.
@@ -41,12 +45,14 @@ class Fetcher:
         client: DataWire,
         versions: Versions,
         *,
+        carried: DataWire,
         tell: Callable[[Event], None],
         take_object: Callable[[Digest, bytes], Awaitable[None]],
         on_full: Callable[[LocalVersion], None],
         on_store_error: Callable[[LocalVersion], None],
     ) -> None:
         self._client = client
+        self._carried = carried
         self._versions = versions
         self._tell = tell
         self._take_object = take_object
@@ -57,6 +63,8 @@ class Fetcher:
         self._began_s: dict[int, float] = {}
         self._pool = ThreadPoolExecutor(LANDING_THREADS, thread_name_prefix="land")
         self._is_closed = False
+        #: How the fetches since the start have ended.
+        self.outcomes: Counter[Outcome] = Counter()
 
     def start(self, command: FetchObject | FetchChunks) -> None:
         """Begin a fetch."""
@@ -92,6 +100,7 @@ class Fetcher:
         began_s = self._began_s.pop(fetch_id, None)
         if not self._is_closed:
             outcome = Outcome.CANCELLED if task.cancelled() else task.result()
+            self.outcomes[outcome] += 1
             self._tell(FetchEnded(fetch_id, outcome, None if began_s is None else began_s - started_s))
 
     async def _fetch(self, command: FetchObject | FetchChunks) -> Outcome:
@@ -118,8 +127,8 @@ class Fetcher:
     async def _fetch_object(self, command: FetchObject, deadline_s: float) -> Outcome:
         data = await self._at_some_address(
             command,
-            lambda address: self._client.fetch_object(
-                address, command.digest, size_max=command.size_bytes, deadline_s=deadline_s
+            lambda wire, base: wire.fetch_object(
+                base, command.digest, size_max=command.size_bytes, deadline_s=deadline_s
             ),
         )
         await self._take_object(command.digest, data)
@@ -133,61 +142,79 @@ class Fetcher:
         manifest = version.manifest
         indices = range(command.first, command.first + command.count)
 
-        async def on_chunk(index: int, segments: Segments) -> None:
-            await self._land(command, version, index, segments)
+        landing = Landing(functools.partial(self._land, command, version))
 
         def on_began() -> None:
             self._began_s[command.fetch_id] = asyncio.get_running_loop().time()
 
         lengths = [manifest.chunk_span(index).length for index in indices]
-        count = await self._at_some_address(
-            command,
-            lambda address: self._client.fetch_run(
-                address,
-                command.blob,
-                command.first,
-                lengths,
-                on_chunk=on_chunk,
-                on_began=on_began,
-                deadline_s=deadline_s,
-                idle_timeout_s=command.idle_timeout_s,
-            ),
-        )
+        try:
+            count = await self._at_some_address(
+                command,
+                lambda wire, base: wire.fetch_run(
+                    base,
+                    command.blob,
+                    command.first,
+                    lengths,
+                    on_chunk=landing.take,
+                    on_began=on_began,
+                    deadline_s=deadline_s,
+                    idle_timeout_s=command.idle_timeout_s,
+                ),
+            )
+            await landing.finish()
+        except TransferError:
+            await landing.finish()  # what is wrong with the bytes says more than how they ended
+            raise
+        finally:
+            await landing.abandon()
         return Outcome.DONE if count == command.count else Outcome.PARTIAL
 
-    async def _at_some_address(self, command: FetchObject | FetchChunks, fetch: Callable[[str], Awaitable[_T]]) -> _T:
-        """Fetch from the first address of the peer that can be reached."""
+    async def _at_some_address(
+        self, command: FetchObject | FetchChunks, fetch: Callable[[DataWire, str], Awaitable[_T]]
+    ) -> _T:
+        """Fetch from the first address of the peer that can be reached; without one over the control connection."""
+        if not command.addresses:
+            return await fetch(self._carried, command.peer)
         for address in command.addresses[:-1]:
             try:
-                return await fetch(address)
+                return await fetch(self._client, address)
             except TransferError as error:
                 if error.facts.get("reason") != "unreachable":
                     raise
-        return await fetch(command.addresses[-1])
+        return await fetch(self._client, command.addresses[-1])
 
-    async def _land(self, command: FetchChunks, version: LocalVersion, index: int, segments: Segments) -> None:
+    async def _land(self, command: FetchChunks, version: LocalVersion, batch: Batch) -> None:
         staging = version.staging
         if staging is None:
             return
-        try:
-            is_new = await asyncio.get_running_loop().run_in_executor(self._pool, staging.land, index, segments)
-        except StoreError as error:
+        landed, error = await asyncio.get_running_loop().run_in_executor(self._pool, _land_all, staging, batch)
+        if landed and staging.flush_error is None:
+            version.error = None
+            self._versions.store_error = None
+        for index, is_new in landed:
+            size = version.manifest.chunk_span(index).length
+            self._versions.count_chunk(version, command.peer, size, is_new=is_new)
+            if not self._is_closed:
+                self._tell(ChunkVerified(command.fetch_id, index, size, is_new))
+        if isinstance(error, StoreError):
             version.error = error.message
             self._on_store_error(version)
-            raise
-        version.error = None
-        self._versions.store_error = None
-        size = version.manifest.chunk_span(index).length
-        version.bytes_by_peer[command.peer] += size
-        self._versions.received_bytes += size
-        if is_new:
-            version.chunks_verified += 1
-        else:
-            version.duplicate_chunks += 1
-        if not self._is_closed:
-            self._tell(ChunkVerified(command.fetch_id, index, size, is_new))
-            if staging.is_full:
-                self._on_full(version)
+        if error is not None:
+            raise error
+        if staging.is_full and not self._is_closed:
+            self._on_full(version)
+
+
+def _land_all(staging: Staging, batch: Batch) -> tuple[list[tuple[int, bool]], ShardcastError | None]:
+    """Land chunks one behind the other; return which were new, and what ended it early."""
+    landed: list[tuple[int, bool]] = []
+    for index, segments in batch:
+        try:
+            landed.append((index, staging.land(index, segments)))
+        except ShardcastError as error:
+            return landed, error
+    return landed, None
 
 
 def _plain(error: ShardcastError) -> dict[str, object]:

@@ -138,6 +138,20 @@ class Opener:
             if heir is not None:
                 self._tell(heir.opened())
 
+    def give_up(self, manifest: Digest, *, is_published: bool) -> None:
+        """Withdraw a complete version whose files were changed behind our back, and tell the neighbours.
+
+        A landed one is fetched again after a pause. A published one stays failed: its trainer writes to it, and a host that trains
+        may have no room for a second copy.
+        """
+        version = self._versions.get(manifest)
+        if version is None or version.staging is not None:
+            return
+        _log.error("version_withdrawn", manifest=format_digest(manifest), is_published=is_published)
+        self.close(manifest)
+        if not is_published:
+            self.revive_soon(version)
+
     def complete_soon(self, version: LocalVersion) -> None:
         """Complete a version whose last chunk has landed, once."""
         if not version.is_completing:

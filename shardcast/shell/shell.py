@@ -12,9 +12,11 @@ from collections.abc import Sequence
 
 import structlog
 
+from shardcast.http.bucket import TokenBucket
 from shardcast_proto import messages
 from shardcast_proto.errors import InvariantViolated, ShardcastError, StoreError, TrustError
 from shardcast_proto.ids import PeerId
+from shardcast_proto.limits import BINDINGS_PER_HELLO_MAX
 from shardcast_proto.trust import Reason
 from shardcast_relay import Machine, RelayConfig
 from shardcast_relay.commands import CancelFetch, Command, Dial, FetchChunks, FetchObject, Hangup, Send
@@ -32,6 +34,7 @@ from shardcast_relay.events import (
     Ticked,
 )
 
+from .carried import CarriedClient
 from .channels import FollowedChannel
 from .contacts import Contacts
 from .fetcher import Fetcher
@@ -56,6 +59,7 @@ class Shell:
         channels: Sequence[FollowedChannel],
         versions: Versions,
         client: DataWire,
+        inbound: TokenBucket | None = None,
         config: RelayConfig | None = None,
         revive_after_s: float = REVIVE_AFTER_S,
     ) -> None:
@@ -76,6 +80,7 @@ class Shell:
         self.fetcher = Fetcher(
             client,
             versions,
+            carried=CarriedClient(lambda: self._p2p, inbound=inbound),
             tell=self.tell,
             take_object=self.opener.take_manifest,
             on_full=self.opener.complete_soon,
@@ -106,7 +111,8 @@ class Shell:
         for channel in self.channels.values():
             await p2p.subscribe(channel.topic)
             self.tell(ChannelJoined(channel.id))
-        self.tell(Started(record, doors, up_bytes_per_s))
+        bindings = [channel.bind(self.machine.membership.self_id) for channel in self.channels.values() if channel.keys]
+        self.tell(Started(record, doors, up_bytes_per_s, tuple(bindings[:BINDINGS_PER_HELLO_MAX])))
         for peer in p2p.peers:  # who came while this was not known yet
             self.tell(PeerConnected(peer))
         self._tasks.spawn(self.heads.run(), is_vital=True)
@@ -156,9 +162,23 @@ class Shell:
         except Exception as error:  # noqa: BLE001 - the shell: the machine never raises for what a peer did, so this is our bug
             self.break_down(error)
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = loop.call_at(max(self.machine.next_wake_s, loop.time() + 0.001), self.tell, Ticked())
+        self._wake_in_time()
+
+    def _wake_in_time(self) -> None:
+        """Set the timer for the machine's next wish. One that would ring too early stays: that costs less than moving it each time."""
+        loop = asyncio.get_running_loop()
+        at_s = max(self.machine.next_wake_s, loop.time() + 0.001)
+        if self._timer is None or at_s < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(at_s, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        if asyncio.get_running_loop().time() < self.machine.next_wake_s:
+            self._wake_in_time()
+        else:
+            self.tell(Ticked())
 
     def break_down(self, error: BaseException) -> None:
         """Give up: a bug of ours has shown."""
@@ -268,7 +288,10 @@ class Shell:
             contact = contacts.open(message.record)
             if contact.peer != peer:
                 raise TrustError(f"the record is of {contact.peer}", reason=str(Reason.WRONG_PEER))
-            self.tell(HelloReceived(peer, contact, message.channels, message.is_urgent))
+            is_origin = any(
+                channel.is_bound(peer, binding) for channel in self.channels.values() for binding in message.bindings
+            )
+            self.tell(HelloReceived(peer, contact, message.channels, message.is_urgent, is_origin))
         elif isinstance(message, messages.Peers):
             self.tell(PeersReceived(peer, contacts.open_all(message.records), message.walk))
         elif isinstance(message, messages.Goodbye):

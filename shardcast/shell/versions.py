@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from shardcast.store import Staging, Store
 from shardcast_proto.bitmap import full_mask
 from shardcast_proto.ids import Digest, PeerId
 from shardcast_proto.manifest import Manifest
 from shardcast_relay.events import BlobOpened
+
+#: Where bytes came from: a peer that claims the role of an origin, or another.
+Source = Literal["origin", "peers"]
 
 
 @dataclass
@@ -52,8 +57,16 @@ class Versions:
         self._by_blob: dict[Digest, LocalVersion] = {}
         self._changed = asyncio.Event()
         self._next_priority = 1
+        #: How often `changed` was called.
+        self.change_count = 0
         #: Bytes of the chunks verified since the start.
         self.received_bytes = 0
+        #: The same by what their senders claimed to be when they came, with the chunks that were new and those that were not.
+        self.received_by_source: Counter[Source] = Counter()
+        self.chunks_verified = 0
+        self.duplicate_chunks = 0
+        #: Says what a peer claims to be; the node knows.
+        self.source_of: Callable[[PeerId], Source] = lambda peer: "peers"
         #: Why our own disk refused last; None when it did not.
         self.store_error: str | None = None
         #: Held while versions are deleted, and while one is sealed that no head names yet. Taken before `opening`.
@@ -102,8 +115,20 @@ class Versions:
         self.changed()
         return version
 
+    def count_chunk(self, version: LocalVersion, peer: PeerId, size_bytes: int, *, is_new: bool) -> None:
+        """Count a chunk that a peer has sent and that was verified."""
+        version.bytes_by_peer[peer] += size_bytes
+        self.received_bytes += size_bytes
+        self.received_by_source[self.source_of(peer)] += size_bytes
+        for counts in (version, self):
+            if is_new:
+                counts.chunks_verified += 1
+            else:
+                counts.duplicate_chunks += 1
+
     def changed(self) -> None:
         """Wake everybody who waits for a change."""
+        self.change_count += 1
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from shardcast.http.chunk_stream import Segments
+from shardcast.p2p import CarriedReceiver
+from shardcast_proto.carriage import Answer, Request
 from shardcast_proto.ids import Digest, PeerId
 
 
@@ -34,9 +36,17 @@ class ControlWire(Protocol):
     async def publish(self, topic: str, data: bytes) -> None:
         """Give a message to the neighbours of a topic."""
 
+    async def carry(
+        self, peer: PeerId, request: Request, receiver: CarriedReceiver, *, idle_timeout_s: float
+    ) -> Answer:
+        """Ask a linked peer for content over its connection."""
+
 
 class DataWire(Protocol):
-    """The fetching end of the data plane; see `DataClient` for what each method promises."""
+    """The fetching end of the data plane; see `DataClient` for what each method promises.
+
+    `CarriedClient` is one too, with a peer id for `base`.
+    """
 
     async def fetch_object(self, base: str, digest: Digest, *, size_max: int, deadline_s: float) -> bytes:
         """Fetch an object from the peer at `base`."""

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shardcast_proto.errors import StoreError
-from shardcast_proto.ids import format_digest
+from shardcast_proto.ids import Digest, format_digest
 from shardcast_proto.manifest import Manifest
 
-from .chunk_files import wrong_chunks
+from .chunk_files import ChunkPlace, digest_chunks, places_in, wrong_chunks
 from .faults import disk_errors, disk_fault
 from .identity import FileIdentity
 from .location import ChunkLocation, file_of, locate
@@ -77,6 +77,46 @@ class HeldTree:
             os.close(descriptor)
             raise
         return file_of(descriptor)
+
+    def verify(self, progress: Callable[[int, int], None]) -> tuple[list[str], int]:
+        """Hash every chunk again; return the files that are not right, and how many chunks are wrong.
+
+        Where there are any, the version is now failed.
+
+        Args:
+            progress: Told (bytes done, bytes in total), from worker threads; what it raises ends the work.
+
+        Raises:
+            StoreError: A file cannot be read.
+        """
+        blob, done = self.manifest.blob, 0
+        wrong: list[int] = []
+        files = {index: None for index in range(len(self.manifest.files)) if not self._has_size(index)}
+
+        def compare(place: ChunkPlace, digest: Digest) -> None:
+            nonlocal done
+            done += place.length
+            if digest != blob.digest(place.chunk_index):
+                wrong.append(place.chunk_index)
+            progress(done, self.manifest.total_bytes)
+
+        lost = [chunk for index in files for chunk in self.manifest.file_chunks(index)]
+        there = sorted(set(range(blob.chunk_count)) - set(lost))
+        digest_chunks(places_in(self.manifest, self.root, there), compare, chunk_size=blob.chunk_size)
+        files |= {self.manifest.chunk_span(chunk).file_index: None for chunk in sorted(wrong)}
+        paths = [self.manifest.files[index].path for index in sorted(files)]
+        if paths:
+            self._failure(self.root / paths[0], "has other bytes")
+        return paths, len(lost) + len(wrong)
+
+    def _has_size(self, file_index: int) -> bool:
+        path = self.root / self.manifest.files[file_index].path
+        with disk_errors("reading the status of", path):
+            try:
+                status = path.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == self.manifest.files[file_index].size
 
     def _check(self, file_index: int, path: Path, descriptor: int) -> None:
         found = _identity_of(descriptor, path)

@@ -7,6 +7,7 @@ table of versions is.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from shardcast_proto.errors import StoreError
@@ -33,6 +34,8 @@ class Holders:
         self._objects = objects
         self._live: dict[Digest, Holder] = {}
         self._lock = threading.Lock()
+        #: Told of each complete version that was given up because its files were changed; must not block, from any thread.
+        self.on_failed: Callable[[HeldTree], None] = lambda tree: None
 
     def add(self, holder: Holder) -> None:
         """Let a holder be read from."""
@@ -81,13 +84,17 @@ class Holders:
                 reason="changed",
                 manifest=format_digest(manifest),
             )
-        tree = HeldTree(Manifest.decode(encoded), self._table, link=row.link, on_failed=self.forget)
+        tree = HeldTree(Manifest.decode(encoded), self._table, link=row.link, on_failed=self._give_up)
         with self._lock:
             other = self._live.get(manifest)
             if isinstance(other, HeldTree):
                 return other
             self._live[manifest] = tree
         return tree
+
+    def _give_up(self, tree: HeldTree) -> None:
+        self.forget(tree)
+        self.on_failed(tree)
 
     def locate_run(self, blob: Digest, first: int, count: int) -> list[ChunkLocation]:
         """Return the longest run that some holder of a blob has; see `Store.locate_run`."""

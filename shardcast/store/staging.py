@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from shardcast.descriptors import at_most
 from shardcast_proto.bitmap import Bitmap, Run, runs_of
 from shardcast_proto.errors import Conflict, IntegrityError, NotReady, ShardcastError, StoreError
 from shardcast_proto.hashing import ChunkHasher, digest_of
@@ -47,7 +48,7 @@ BATCH_BYTES_MAX: Final = 16 * MIB
 FLUSH_BYTES: Final = BATCH_BYTES_MAX // 2
 #: A slow swarm fills no batch; its chunks become durable after this time.
 FLUSH_AGE_S: Final = 2.0
-#: A batch of tiny files is flushed before it holds more files open than this; the usual limit of a process is 1,024.
+#: A batch of tiny files is flushed before it holds more files open than this, or than an eighth of what this process may open.
 FLUSH_FILES: Final = 128
 
 #: Errors of opening a file, not of syncing it: nothing was lost, a later attempt can do better.
@@ -88,6 +89,8 @@ class Staging:
         self._waiting: list[int] = []
         self._waiting_bytes = 0
         self._waiting_since_s: float | None = None
+        #: Why the bits of what is durable could not be noted the last time; what is held is not touched by that.
+        self.flush_error: StoreError | None = None
         #: Why nothing lands any more.
         self._end: ShardcastError | None = None
         #: What the files look like in their final place; None before they are there.
@@ -95,6 +98,7 @@ class Staging:
         #: Whether the row says complete.
         self._is_noted = False
         self._lock = threading.Lock()
+        self._flush_files = at_most(FLUSH_FILES, share=0.125)
         #: Held by the one thread that flushes, or moves files. Taken before `_lock`.
         self._flush_lock = threading.Lock()
 
@@ -271,7 +275,7 @@ class Staging:
             self.flush()
 
     def _flush_when_due(self) -> None:
-        if self._waiting_bytes >= BATCH_BYTES_MAX or self._writers.open_count >= FLUSH_FILES:
+        if self._waiting_bytes >= BATCH_BYTES_MAX or self._writers.open_count >= self._flush_files:
             self.flush()
         elif self._waiting_bytes >= FLUSH_BYTES and self._flush_lock.acquire(blocking=False):
             try:
@@ -296,7 +300,14 @@ class Staging:
         self._bits.add((index, 1) for index in batch)
         with self._lock:
             self._waiting_bytes -= sum(self.manifest.chunk_span(index).length for index in batch)
-        self._bits.commit()
+        try:
+            self._bits.commit()
+        except StoreError as error:
+            self.flush_error = error
+            with self._lock:  # bits wait as chunks do: the next flush that is due tries again
+                self._waiting_since_s = time.monotonic()
+            raise
+        self.flush_error = None
 
     def _fail(self, error: OSError) -> StoreError:
         fault = disk_fault(error, "making durable what was written in", self.root)

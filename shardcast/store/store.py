@@ -19,7 +19,7 @@ import io
 import stat
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -255,6 +255,13 @@ class Store(TrustLedger, LeaseBook):
             path.mkdir(mode=DIRECTORY_MODE)
         return path
 
+    def on_given_up(self, tell: Callable[[Digest, Link], None]) -> None:
+        """Have `tell` told of each complete version that is given up because somebody changed its files.
+
+        It is called from the thread that found out, and must not block.
+        """
+        self._holders.on_failed = lambda tree: tell(tree.manifest.digest, tree.link)
+
     # --- reading ---
 
     def locate_run(self, blob: Digest, first: int, count: int) -> list[ChunkLocation]:
@@ -279,6 +286,21 @@ class Store(TrustLedger, LeaseBook):
         if tree is None or not 0 <= file_index < len(tree.manifest.files):
             raise NotFound(f"file {file_index} of version {format_digest(manifest)} is not here")
         return tree.open_file(file_index)
+
+    def verify(self, manifest: Digest, progress: Callable[[int, int], None]) -> tuple[list[str], int]:
+        """Hash every chunk of a complete version again; return the files that are not right, and how many chunks are wrong.
+
+        Where there are any, the version is now failed. `progress` is told (bytes done, bytes in total) from worker threads, and
+        may raise to end the work.
+
+        Raises:
+            NotFound: The version is not complete here.
+            StoreError: A file cannot be read.
+        """
+        tree = self._holders.tree(manifest)
+        if tree is None:
+            raise NotFound(f"version {format_digest(manifest)} is not complete here")
+        return tree.verify(progress)
 
     # --- keeping ---
 

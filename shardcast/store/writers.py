@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shardcast.descriptors import at_most
 from shardcast_proto.manifest import Manifest
 
-#: Files held open at most when none of them waits for a flush: the files that a swarm's neighbouring chunks lie in.
+#: Files held open at most when none of them waits for a flush, or a sixteenth of what this process may open: the files that a
+#: swarm's neighbouring chunks lie in.
 OPEN_FILES_AIM: Final = 32
 
 
@@ -36,6 +38,7 @@ class WriterPool:
         self._root = root
         self._writers: dict[int, _Writer] = {}
         self._changed = threading.Condition()
+        self._open_aim = at_most(OPEN_FILES_AIM, share=0.0625)
 
     @property
     def open_count(self) -> int:
@@ -84,7 +87,7 @@ class WriterPool:
 
     def _close_idle(self) -> None:
         for file_index, writer in list(self._writers.items()):
-            if len(self._writers) <= OPEN_FILES_AIM:
+            if len(self._writers) <= self._open_aim:
                 return
             if not writer.users and not writer.is_dirty:
                 os.close(writer.descriptor)

@@ -14,13 +14,21 @@ from typing import NamedTuple
 from shardcast.http.api import ApiLimits, ApiServer
 from shardcast.http.facade import (
     ChannelView,
+    EventKind,
+    EventsView,
+    EventView,
+    GcView,
     LeaseView,
     OpenFile,
     PeerView,
     ProgressFn,
+    PublishNews,
+    PublishNewsFn,
     PublishRequest,
     PublishView,
+    SpoolView,
     StatusView,
+    VerifyView,
     VersionView,
 )
 from shardcast_proto.chunking import chunk_count
@@ -46,6 +54,7 @@ class Version:
     step: int
     root: Path
     is_complete: bool = True
+    is_pinned: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -87,6 +96,7 @@ class Version:
             bytes_from_peers=manifest.total_bytes,
             chunks_verified=chunks,
             duplicate_chunks=0,
+            pinned=self.is_pinned,
             path=str(self.root) if self.is_complete else None,
         )
 
@@ -98,7 +108,10 @@ class FolderNode:
     versions_held: list[Version]
     #: What `publish` hashes, one progress call each, before it waits for `may_publish`.
     steps: Iterable[tuple[int, int]] = ()
+    #: What `publish` tells after that.
+    waiting_line: PublishNews | None = None
     publish_error: Exception | None = None
+    verify_error: Exception | None = None
     broken: Exception | None = None
     unready: str | None = None
     may_publish: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,6 +123,9 @@ class FolderNode:
     opened: list[OpenFile] = field(default_factory=list)
     closed_count: int = 0
     leases: dict[int, tuple[str, float]] = field(default_factory=dict)
+    happened: list[EventView] = field(default_factory=list)
+    asked_since: list[str | None] = field(default_factory=list)
+    spools: list[str] = field(default_factory=list)
 
     def status(self) -> StatusView:
         if self.broken is not None:
@@ -181,14 +197,16 @@ class FolderNode:
         self.opened.append(opened)
         return opened
 
-    async def publish(self, request: PublishRequest, progress: ProgressFn) -> PublishView:
+    async def publish(self, request: PublishRequest, tell: PublishNewsFn) -> PublishView:
         self.published.append(request)
         self.publishing_count += 1
         try:
             if not Path(request.path).exists():
                 raise NotFound(f"{request.path} does not exist")
             for done, total in self.steps:
-                await asyncio.to_thread(progress, done, total)
+                await asyncio.to_thread(tell, {"event": "hashing", "done": done, "total": total})
+            if self.waiting_line is not None:
+                tell(self.waiting_line)
             await self.may_publish.wait()
             if self.publish_error is not None:
                 raise self.publish_error
@@ -204,6 +222,7 @@ class FolderNode:
             hash_seconds=0.5,
             existing=False,
             link="copy",
+            complete_neighbours=0,
         )
 
     async def lease(self, channel: str, selector: str, *, holder: str, ttl_s: float) -> LeaseView:
@@ -220,6 +239,77 @@ class FolderNode:
 
     def is_ready(self) -> tuple[bool, str]:
         return (self.unready is None, self.unready or "serving")
+
+    async def events(self, channel: str, since: str | None, timeout_s: float) -> EventsView:
+        self.versions(channel)
+        self.asked_since.append(since)
+        if since not in (None, "0") and int(since or 0) >= len(self.happened):
+            self.waiting_count += 1
+            try:
+                async with asyncio.timeout(timeout_s):
+                    self.changed.clear()
+                    await self.changed.wait()
+            except TimeoutError:
+                return EventsView(events=[], next=since or "0")
+            finally:
+                self.waiting_count -= 1
+        events = self.happened[int(since or 0) :]
+        return EventsView(events=events, next=events[-1]["id"] if events else since or "0")
+
+    def happen(self, kind: EventKind) -> None:
+        """Let something happen to the newest version."""
+        number = str(len(self.happened) + 1)
+        self.happened.append(EventView(id=number, event=kind, at=5.0, versions=[self.versions_held[0].view()]))
+        self.changed.set()
+
+    async def pin(self, channel: str, selector: str) -> VersionView:
+        return self._set_pin(channel, selector, True)
+
+    async def unpin(self, channel: str, selector: str) -> VersionView:
+        return self._set_pin(channel, selector, False)
+
+    def _set_pin(self, channel: str, selector: str, is_pinned: bool) -> VersionView:
+        version = self._find(channel, selector)
+        version.is_pinned = is_pinned
+        return version.view()
+
+    async def verify(self, channel: str, selector: str, progress: ProgressFn) -> VerifyView:
+        version = self._find(channel, selector)
+        for done, total in self.steps:
+            await asyncio.to_thread(progress, done, total)
+        self.publishing_count += 1
+        try:
+            await self.may_publish.wait()
+        finally:
+            self.publishing_count -= 1
+        if self.verify_error is not None:
+            raise self.verify_error
+        view = version.view()
+        return VerifyView(
+            channel=CHANNEL,
+            seq=view["seq"],
+            step=view["step"],
+            manifest=view["manifest"],
+            bytes=view["bytes"],
+            chunks=view["chunks"],
+            seconds=0.25,
+        )
+
+    async def gc(self, *, dry_run: bool) -> GcView:
+        return GcView(deleted=[CHANNEL_ID], bytes=7, dry_run=dry_run)
+
+    async def spool(self, channel: str) -> SpoolView:
+        self.versions(channel)
+        self.spools.append("s1")
+        return SpoolView(spool="s1", path="/data/spool/s1")
+
+    async def drop_spool(self, spool: str) -> None:
+        if spool not in self.spools:
+            raise NotFound(f"no spool {spool}")
+        self.spools.remove(spool)
+
+    def metrics(self) -> bytes:
+        return b"shardcast_neighbours 0\n"
 
     def complete(self, index: int = 0) -> None:
         self.versions_held[index].is_complete = True

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,13 +23,23 @@ T = TypeVar("T")
 MIB = 1 << 20
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 40.0
+#: What Python runs as a node; `-c` with a text that ends in the same `main` makes one with something changed.
+NODE = ("-m", "shardcast.daemon")
 
 
 class Daemon:
-    """One `shardcast-node` process."""
+    """One `shardcast-node` process.
 
-    def __init__(self, home: Path, name: str, flags: list[str]) -> None:
+    Args:
+        wrap: Words before the command, of a program that makes surroundings and then becomes the node.
+        program: What Python is given to run.
+    """
+
+    def __init__(
+        self, home: Path, name: str, flags: list[str], *, wrap: Sequence[str] = (), program: Sequence[str] = NODE
+    ) -> None:
         self.name = name
+        self._command = [*wrap, sys.executable, *program]
         self.data = home / name
         self._log_path = home / f"{name}.log"
         self._flags = flags
@@ -41,7 +51,7 @@ class Daemon:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "proto", "relay"))}
         with self._log_path.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "shardcast.daemon", "--data", str(self.data), *self._flags],
+                [*self._command, "--data", str(self.data), *self._flags],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -68,6 +78,16 @@ class Daemon:
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, and wait for nothing."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def log(self) -> str:
         """Return everything that it has logged."""
@@ -149,11 +169,19 @@ class Swarm:
         self.channel: ChannelFiles = create_channel("demo", home)
         self.daemons: list[Daemon] = []
 
-    def daemon(self, name: str, *flags: str, bootstrap: Daemon | None = None) -> Daemon:
+    def daemon(
+        self,
+        name: str,
+        *flags: str,
+        bootstrap: Daemon | None = None,
+        wrap: Sequence[str] = (),
+        program: Sequence[str] = NODE,
+    ) -> Daemon:
         """Start a daemon of the channel; it is not waited for."""
         door = ["--bootstrap", bootstrap.multiaddr] if bootstrap else []
         ports = [part for plane in ("p2p", "serve", "api") for part in (f"--{plane}", "127.0.0.1:0")]
-        daemon = Daemon(self.home, name, ["--channel", str(self.channel.root), *ports, *door, *flags])
+        everything = ["--channel", str(self.channel.root), *ports, *door, *flags]
+        daemon = Daemon(self.home, name, everything, wrap=wrap, program=program)
         self.daemons.append(daemon)
         return daemon.start()
 

@@ -147,7 +147,10 @@ async def test_one_connection_too_many_is_told_to_come_back(node):
     gate = GateLimits(connections_max=2)
     async with serving(node, gate=gate) as (server, call):
         held = [await call.connect() for _ in range(2)]
-        await eventually(lambda: server.connection_count == 2)
+        for reader, writer in held:  # whoever has asked for nothing would lose its place
+            writer.write(call.request("GET", "/livez").replace(b"Connection: close", b"Connection: keep-alive"))
+            await reader.readuntil(b"\r\n\r\n")
+        assert server.connection_count == 2
         assert (await call.raw(b"")).startswith(b"HTTP/1.1 503 ")
         for _, writer in held:
             writer.close()

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from shardcast.http.api_publish import RUNNING_MAX
+from shardcast.http.api_streams import RUNNING_MAX
 from shardcast.http.facade import PublishRequest
 from shardcast_proto.errors import Conflict, StoreError
 from tests.loopback.api_node import CHANNEL, SOON_S, eventually, failing_with, folder_node, reply_in, serving
@@ -34,7 +34,8 @@ async def test_a_publication_ends_in_one_result(tmp_path, wanted):
     assert (reply.status, reply.headers["content-type"]) == (200, "application/x-ndjson")
     (line,) = lines_in(reply.body)
     assert (line["event"], line["seq"], line["step"], line["existing"]) == ("published", 3, 30, False)
-    assert node.published == [PublishRequest(path=str(tmp_path), channel=CHANNEL, step=30, rewind=True, link="copy")]
+    asked = PublishRequest(path=str(tmp_path), channel=CHANNEL, step=30, rewind=True, link="copy", is_own_user=True)
+    assert node.published == [asked]
 
 
 async def test_progress_is_told_while_it_is_made(tmp_path, wanted):

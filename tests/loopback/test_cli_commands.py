@@ -250,6 +250,13 @@ async def test_a_stranger_on_the_port_is_3(capsys, answer):
         "publish x --channel c --step -1",
         "publish x --channel c --step 1 --link soft",
         "publish x --channel c --step 1 --wait all",
+        "publish x --channel c --step 1 --wait 0",
+        "publish x --channel c --step 1 --wait-marker a/b",
+        "publish - --channel c --step 1",
+        "top --interval 0",
+        "top --frames 0",
+        "completion tcsh",
+        "unpin",
         "pull c",
         "wait c --timeout nan",
         "wait a/b",
@@ -298,6 +305,19 @@ def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path):
     finally:
         os.close(write)
     assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+async def test_a_manifest_that_breaks_off_is_no_other_manifest():
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        writer.close()
+
+    server = await asyncio.start_server(reply, "127.0.0.1", 0)
+    async with server:
+        client = ApiClient(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(DaemonUnreachable, match="stopped answering: 4 of 100 bytes came"):
+            await asyncio.to_thread(client.manifest, CHANNEL, "latest")
 
 
 def test_a_silent_daemon_ends_by_its_time_limit(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections import Counter
@@ -235,24 +236,45 @@ async def test_an_idle_connection_outlives_the_header_limit(source, client):
 async def test_connections_beyond_the_cap_are_refused_and_counted_no_longer_once_closed(source, client):
     gate = GateLimits(connections_max=2)
     async with serving(source, gate=gate) as (server, base):
-        host, port = base.split(":")
-        held = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
-        await eventually(lambda: server.connection_count == 2)
+        held = [await served(base) for _ in range(2)]
+        assert server.connection_count == 2
         assert await reason_of(client, base) in ("busy", "unreachable")
-        held[0][1].close()
+        held[0].close()
         await eventually(lambda: server.connection_count == 1)
         assert await fetch(client, base, 0) == expected(0, 1)
-        held[1][1].close()
+        held[1].close()
 
 
 async def test_one_address_cannot_take_every_connection(source, client):
     gate = GateLimits(connections_per_address_max=1)
-    async with serving(source, gate=gate) as (server, base):
-        host, port = base.split(":")
-        _, writer = await asyncio.open_connection(host, int(port))
-        await eventually(lambda: server.connection_count == 1)
+    async with serving(source, gate=gate) as (_, base):
+        writer = await served(base)
         assert await reason_of(client, base) in ("busy", "unreachable")
         writer.close()
+
+
+@pytest.mark.parametrize("gate", [GateLimits(connections_max=2), GateLimits(connections_per_address_max=2)])
+async def test_whoever_has_said_nothing_for_the_longest_makes_room_for_a_newcomer(source, client, gate):
+    async with serving(source, gate=gate) as (server, base):
+        host, port = base.split(":")
+        first, second = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+        await eventually(lambda: server.connection_count == 2)
+        assert await fetch(client, base, 0) == expected(0, 1)
+        with contextlib.suppress(ConnectionError):
+            assert await first[0].read() == b""
+        second[1].write(f"HEAD /chunk/{BLOB.hex()}/0 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert (await second[0].readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        for _, writer in (first, second):
+            writer.close()
+
+
+async def served(base: str) -> asyncio.StreamWriter:
+    """Open a connection that has asked for something and got it."""
+    host, port = base.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"HEAD /chunk/{BLOB.hex()}/0 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    return writer
 
 
 async def test_an_upload_that_nobody_reads_is_cut(tmp_path):

@@ -41,6 +41,15 @@ def nobody() -> Iterator[str]:
         ("publish . --channel demo --step 1", 3),
         ("wait demo", 3),
         ("pull demo somewhere", 3),
+        ("show demo", 3),
+        ("peers", 3),
+        ("top", 3),
+        ("verify demo", 3),
+        ("pin demo", 3),
+        ("gc", 3),
+        ("check", 1),
+        ("completion bash", 0),
+        ("--complete wait demo@", 0),
     ],
 )
 def test_a_command_imports_little(nobody, tmp_path, command, code):

@@ -111,3 +111,18 @@ def test_an_endpoint_is_an_ip_literal_with_a_port(text: str, endpoint: tuple[str
 def test_what_is_no_endpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         split_endpoint(text)
+
+
+def test_a_node_that_nobody_can_dial_says_so_with_none() -> None:
+    config = load(flags(serve="none", announce_p2p="none", announce_serve="none"), config_file=None)
+    assert (config.serve, config.announce_p2p, config.announce_serve) == ("none", "none", "none")
+    for plane in ("p2p", "api"):
+        with pytest.raises(ConfigError, match=f"--{plane}"):
+            load(flags(**{plane: "none"}), config_file=None)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("inf"), "fast"])
+def test_a_downlink_is_a_rate(rate: object) -> None:
+    assert load(flags(down_mbps=40), config_file=None).down_mbps == 40
+    with pytest.raises(ConfigError, match="--down-mbps"):
+        load(flags(down_mbps=rate), config_file=None)

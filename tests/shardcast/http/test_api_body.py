@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.http.api_body import LeaseRequest, lease_request, parse_object, publish_request
+from shardcast.http.api_body import LeaseRequest, gc_request, lease_request, parse_object, publish_request
 from shardcast.http.facade import PublishRequest
 from shardcast_proto.errors import ConfigError
 
@@ -68,13 +68,25 @@ def test_a_publish_request_keeps_a_path_that_is_no_text():
         {"path": None},
         {"step": -1},
         {"step": 2**63},
-        {"step": 1.0},
+        {"step": 1.5},
+        {"step": float("inf")},
         {"step": True},
         {"step": "7"},
         {"rewind": 1},
         {"rewind": None},
         {"link": "symlink"},
         {"link": ["copy"]},
+        {"wait": 0},
+        {"wait": 9},
+        {"wait": True},
+        {"wait": "all"},
+        {"wait": None},
+        {"wait_marker": 7},
+        {"timeout_s": -1},
+        {"timeout_s": 86_401},
+        {"timeout_s": "60"},
+        {"timeout_s": None},
+        {"is_own_user": True},
         {"surprise": 1},
         {"channel": "other"},
     ],
@@ -82,6 +94,21 @@ def test_a_publish_request_keeps_a_path_that_is_no_text():
 def test_a_wrong_publish_request_is_refused(change):
     with pytest.raises(ConfigError):
         publish_request("c", {**PUBLISH, **change})
+
+
+def test_a_publish_request_says_what_is_waited_for():
+    wanted = publish_request("c", {**PUBLISH, "step": 7.0, "wait": 2, "wait_marker": "STABLE", "timeout_s": 5})
+    assert wanted == PublishRequest(
+        path="/ckpt", channel="c", step=7, wait_neighbours=2, wait_marker="STABLE", timeout_s=5.0
+    )
+    assert publish_request("c", {**PUBLISH, "wait": "announced", "wait_marker": None}) == publish_request("c", PUBLISH)
+
+
+def test_a_collection_may_be_a_rehearsal():
+    assert (gc_request({}), gc_request({"dry_run": True})) == (False, True)
+    for wrong in ({"dry_run": 1}, {"dry": True}):
+        with pytest.raises(ConfigError):
+            gc_request(wrong)
 
 
 def test_a_request_that_lacks_a_member_says_which():

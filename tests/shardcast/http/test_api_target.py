@@ -28,7 +28,7 @@ from shardcast_proto.errors import ConfigError, NotFound
     ],
 )
 def test_a_path_is_cut_before_it_is_decoded(raw, segments):
-    assert parse_target(raw) == Target(segments, None)
+    assert parse_target(raw) == Target(segments, {})
 
 
 @pytest.mark.parametrize("raw", ["", "*", "v1/status", "http://127.0.0.1/v1/status", "127.0.0.1:80"])
@@ -43,9 +43,11 @@ def test_what_decodes_to_no_text_is_refused(raw):
         parse_target(raw)
 
 
-@pytest.mark.parametrize(("query", "seconds"), [("wait=0", 0.0), ("wait=60", 60.0), ("wait=2.5", 2.5)])
+@pytest.mark.parametrize(
+    ("query", "seconds"), [("wait=0", 0.0), ("wait=60", 60.0), ("wait=2.5", 2.5), ("wait=1e-05", 1e-05)]
+)
 def test_a_wait_is_a_number_of_seconds(query, seconds):
-    assert parse_target(f"/v?{query}").wait_s == seconds
+    assert parse_target(f"/v?{query}").seconds("wait") == seconds
 
 
 @pytest.mark.parametrize(
@@ -57,16 +59,29 @@ def test_a_wait_is_a_number_of_seconds(query, seconds):
         "wait=61",
         "wait=-1",
         "wait=nan",
-        "wait=1e1",
+        "wait=1e2",
+        "wait=1e",
         "wait=٣",
         "wait=1&wait=2",
-        "since=1",
+        "since",
+        "since=%zz",
+        "unknown=1",
+        "wait=1&",
         "wait=1 ",
     ],
 )
 def test_a_query_that_is_not_understood_is_refused(query):
     with pytest.raises(ConfigError):
-        parse_target(f"/v?{query}")
+        parse_target(f"/v?{query}").seconds("wait")
+
+
+def test_a_query_is_decoded_after_it_is_cut():
+    target = parse_target("/v?since=a%26b%3Dc&timeout=2")
+    assert (target.query, target.seconds("timeout"), target.seconds("wait")) == (
+        {"since": "a&b=c", "timeout": "2"},
+        2.0,
+        None,
+    )
 
 
 @given(st.text())

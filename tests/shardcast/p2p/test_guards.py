@@ -24,7 +24,7 @@ from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.tcp.tcp import TCP
 
 from shardcast.p2p import guards, mux_guards
-from shardcast.p2p.limits import STREAM_BUFFER_BYTES_MAX
+from shardcast.p2p.limits import STREAM_BUFFER_BYTES_MAX, P2pLimits
 from shardcast.p2p.quiet_logs import LOGGER_NAME, quiet_libp2p
 
 #: The code that the guards replace or rely on. A change here means: read it again, and the guard in front of it.
@@ -163,7 +163,7 @@ def test_one_address_gets_only_so_many_inbound_places(ip: str, taken: int) -> No
 
     async def main() -> list[Visitor]:
         network = SimpleNamespace(upgrade_inbound_raw_conn=upgrade)
-        guards.release_inbound_places(network, inbound_max=64, per_ip_max=2)
+        guards.release_inbound_places(network, P2pLimits(inbound_max=64, inbound_per_ip_max=2))
         visitors = [Visitor() for _ in range(5)]
         async with trio.open_nursery() as nursery:
             for visitor in visitors:
@@ -173,6 +173,42 @@ def test_one_address_gets_only_so_many_inbound_places(ip: str, taken: int) -> No
         return visitors
 
     assert sum(not visitor.closed for visitor in trio.run(main)) == taken
+
+
+def test_a_handshake_that_says_nothing_loses_its_place_to_a_newcomer() -> None:
+    class Visitor:
+        closed = False
+
+        def get_remote_address(self) -> tuple[str, int]:
+            return "127.0.0.1", 40_000
+
+        async def close(self) -> None:
+            self.closed = True
+
+    async def upgrade(connection: Any, _address: object) -> object:
+        if connection.stream is not speaker:
+            await trio.sleep_forever()
+        return SimpleNamespace(event_closed=trio.Event())
+
+    speaker = Visitor()
+
+    async def main() -> list[list[bool]]:
+        network = SimpleNamespace(upgrade_inbound_raw_conn=upgrade)
+        guards.release_inbound_places(network, P2pLimits(inbound_max=3))
+        visitors = [speaker, *(Visitor() for _ in range(4))]
+        closed = []
+        async with trio.open_nursery() as nursery:
+            for visitor, pause_s in zip(visitors, (0.0, 0.0, 0.9, 0.2, 0.0), strict=True):
+                nursery.start_soon(network._do_handle_inbound_connection, visitor, None, None)
+                await trio.testing.wait_all_tasks_blocked()
+                closed.append([other.closed for other in visitors])
+                clock.jump(pause_s)
+            nursery.cancel_scope.cancel()
+        return closed[-2:]
+
+    clock = trio.testing.MockClock()
+    # the fourth comes before anybody's time is over, the fifth after
+    assert trio.run(main, clock=clock) == [[False, False, False, True, False], [False, True, False, True, False]]
 
 
 def test_what_libp2p_logs_is_debug_under_our_name_and_nowhere_else(

@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+from shardcast.http.bucket import TokenBucket
 from shardcast.http.facade import PublishRequest, PublishView
 from shardcast.node.housekeeping import Housekeeping
 from shardcast.node.leases import Leases
 from shardcast.node.publisher import Publisher
+from shardcast.shell.carried import CarriedServer
 from shardcast.shell.channels import FollowedChannel
 from shardcast.shell.contacts import Contacts, OwnAddresses, endpoint_of
 from shardcast.shell.shell import Shell
@@ -99,26 +102,32 @@ class FakeNode:
             revive_after_s=0.02,
         )
         self.p2p = FakeP2p(network, digest_of(name.encode()), self.shell, self.shell.validate)
+        self.p2p.serve = CarriedServer(self.store, bucket=TokenBucket(None)).serve
         self.publisher = Publisher(self.shell, self.store)
         self.leases = Leases(self.store)
         self.housekeeping = Housekeeping(self.shell, self.store, leases=self.leases, keep=2, quota_bytes=None)
         self.tasks = Tasks(self.shell.break_down)
         self.serve = f"127.0.0.1:{network.port()}"
         self.multiaddr = ""
+        #: Whether it announces no address.
+        self.is_hidden = False
 
     async def start(self, *doors: FakeNode) -> FakeNode:
         (self.multiaddr,) = await self.p2p.start()
         self.network.stores[self.serve] = self.store
         contacts = Contacts(self.p2p.policy, self.key, clock=time.time)
         roles = ("origin",) if self.channel.keys else ("relay",)
-        record = contacts.own_record(OwnAddresses((endpoint_of(self.multiaddr),), (self.serve,), roles, 0))
+        own = OwnAddresses((endpoint_of(self.multiaddr),), (self.serve,), roles, 0)
+        if self.is_hidden:
+            own = OwnAddresses((), (), roles, 0)
+        record = contacts.own_record(own)
         self.shell.opener.on_complete = lambda version: self.tasks.spawn(self.housekeeping.retain())
         await self.shell.start(
             self.p2p, contacts, record=record, bootstrap=[door.multiaddr for door in doors], up_bytes_per_s=0
         )
         return self
 
-    async def publish(self, path: Path, step: int, **more: bool) -> PublishView:
+    async def publish(self, path: Path, step: int, **more: Any) -> PublishView:
         request = PublishRequest(path=str(path), channel="demo", step=step, link="copy", **more)
         return await self.publisher.publish(self.channel, request, lambda done, total: None)
 

@@ -11,8 +11,9 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 
 from shardcast.http.chunk_stream import Segments
-from shardcast.p2p import AddressPolicy, P2pEvents, parse_p2p_address, peer_id_of_seed
+from shardcast.p2p import AddressPolicy, CarriedReceiver, P2pEvents, parse_p2p_address, peer_id_of_seed
 from shardcast.store import Store, close_all
+from shardcast_proto.carriage import Answer, Request, Status
 from shardcast_proto.errors import IntegrityError, TransferError
 from shardcast_proto.hashing import digest_of
 from shardcast_proto.ids import Digest, PeerId
@@ -29,6 +30,9 @@ class FakeNetwork:
         #: (address, chunk index) of every chunk that was asked for.
         self.asked_chunks: list[tuple[str, int]] = []
         self.asked_objects: list[Digest] = []
+        #: (peer, request) of everything that was carried, and peers that carry a flipped bit.
+        self.carried: list[tuple[PeerId, Request]] = []
+        self.lying_peers: set[PeerId] = set()
         #: Chunks that may still flow before everything stands still; None is no limit.
         self.chunks_left: int | None = None
         self._flow = asyncio.Event()
@@ -51,6 +55,25 @@ class FakeNetwork:
         self._flow.set()
 
 
+class FakeUpload:
+    """A carried upload that lands at its receiver at once."""
+
+    def __init__(self, peer: PeerId, request: Request, receiver: CarriedReceiver, *, is_lie: bool) -> None:
+        self.peer, self.request = peer, request
+        self.answered: Answer | None = None
+        self._receiver = receiver
+        self._is_lie = is_lie
+
+    async def answer(self, answer: Answer) -> None:
+        self.answered = answer
+        if answer.status is Status.OK:
+            self._receiver.judge(answer)
+            self._receiver.began(answer)
+
+    async def send(self, data: bytes) -> None:
+        self._receiver.received(bytes([data[0] ^ self._is_lie]) + data[1:])
+
+
 class FakeP2p:
     """One host of the control network. Events come later, in order, as from another thread."""
 
@@ -59,6 +82,8 @@ class FakeP2p:
     ) -> None:
         self.peer_id: PeerId = peer_id_of_seed(seed)
         self.policy = AddressPolicy("127.0.0.1")
+        #: Answers what linked peers ask to be carried.
+        self.serve: Callable[[FakeUpload], Awaitable[None]] | None = None
         self._network = network
         self._events = events
         self._validate = validate
@@ -115,6 +140,18 @@ class FakeP2p:
                 if other._validate(topic, data):
                     frontier.append(other)
                     asyncio.get_running_loop().call_soon(other._events.gossip_received, topic, self.peer_id, data)
+
+    async def carry(
+        self, peer: PeerId, request: Request, receiver: CarriedReceiver, *, idle_timeout_s: float
+    ) -> Answer:
+        other = self._links.get(peer)
+        if other is None or other.serve is None:
+            raise TransferError(f"peer {peer} is not connected", peer=peer, reason="unreachable")
+        self._network.carried.append((peer, request))
+        upload = FakeUpload(self.peer_id, request, receiver, is_lie=peer in self._network.lying_peers)
+        await other.serve(upload)
+        assert upload.answered is not None
+        return upload.answered
 
     async def aclose(self) -> None:
         self._is_closed = True

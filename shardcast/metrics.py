@@ -1,0 +1,176 @@
+"""The metrics of a node, in the text format of Prometheus.
+
+Base units (bytes, seconds, unix seconds), `_total` for what only grows. Labels have few values that nobody outside chooses: a source,
+a state, a reason, an outcome, and the names of the channels that this node was configured with. No peer and no version is ever
+a label: there is no end of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+#: From a small version on loopback to 62 GB on a slow link.
+_TRANSFER_BUCKETS_S: Final = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 3600)
+#: 62 GB at 2.7 GB/s per thread take about ten seconds.
+_HASH_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+#: Reasons of refused heads are slugs of ours; should one ever not be, it is counted here.
+_OTHER: Final = "other"
+_LABEL_VALUES_MAX: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelFigures:
+    """One channel at a moment."""
+
+    name: str
+    is_fresh: bool
+    #: None before the first head.
+    newest_step: int | None
+    newest_received_at_s: float | None
+    complete_step: int | None
+    fetching_count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What the counters and gauges show at a moment; counts are since the start."""
+
+    release: str
+    started_at_s: float
+    neighbours: int
+    quarantined_peers: int
+    uploads_running: int
+    sent_bytes: int
+    received_bytes: Mapping[str, int]
+    chunks_verified: int
+    duplicate_chunks: int
+    fetches: Mapping[str, int]
+    refused_heads: Mapping[str, int]
+    dropped_announcements: int
+    dropped_messages: int
+    refused_uploads: int
+    is_store_healthy: bool
+    store_free_bytes: int
+    store_bytes: Mapping[str, int]
+    store_versions: Mapping[str, int]
+    channels: list[ChannelFigures] = field(default_factory=list)
+
+
+class Metrics:
+    """The registry of one node.
+
+    Args:
+        read: Returns the figures of this moment.
+    """
+
+    def __init__(self, read: Callable[[], Figures]) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_FiguresCollector(read))
+        ProcessCollector(registry=self._registry)
+        self._transfer_seconds = Histogram(
+            "shardcast_version_transfer_seconds",
+            "From accepting a head to holding its version complete, of versions that were fetched.",
+            buckets=_TRANSFER_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._hash_seconds = Histogram(
+            "shardcast_publish_hash_seconds",
+            "How long hashing a published checkpoint took.",
+            buckets=_HASH_BUCKETS_S,
+            registry=self._registry,
+        )
+
+    def version_completed(self, seconds: float) -> None:
+        """Count a version that was fetched whole."""
+        self._transfer_seconds.observe(max(seconds, 0.0))
+
+    def version_published(self, hash_seconds: float) -> None:
+        """Count a version that was published here."""
+        self._hash_seconds.observe(max(hash_seconds, 0.0))
+
+    def render(self) -> bytes:
+        """Return everything as text of type `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+
+class _FiguresCollector(Collector):
+    def __init__(self, read: Callable[[], Figures]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._read()
+        yield _gauge("build_info", "The software, by its release.", {now.release: 1}, label="release")
+        yield _gauge("start_time_seconds", "When the node started, in unix seconds.", now.started_at_s)
+        yield _gauge("neighbours", "Peers in the active view.", now.neighbours)
+        yield _gauge("quarantined_peers", "Peers that are refused for a while.", now.quarantined_peers)
+        yield _gauge("uploads_running", "Uploads being sent.", now.uploads_running)
+        yield _counter("sent_bytes", "Payload bytes uploaded.", now.sent_bytes)
+        yield _counter(
+            "received_bytes",
+            "Bytes of chunks that arrived and were verified, by what their sender claims to be.",
+            {"origin": 0, "peers": 0, **now.received_bytes},
+            label="source",
+        )
+        yield _counter("chunks_verified", "Chunks that arrived, were verified, and were new.", now.chunks_verified)
+        yield _counter("duplicate_chunks", "Chunks that arrived and were held already.", now.duplicate_chunks)
+        yield _counter("fetches", "Fetches that have ended, by how.", now.fetches, label="outcome")
+        yield _counter("refused_heads", "Heads that were refused, by reason.", now.refused_heads, label="reason")
+        yield _counter("dropped_announcements", "Announcements that no queue had room for.", now.dropped_announcements)
+        yield _counter("dropped_messages", "Control messages that no queue had room for.", now.dropped_messages)
+        yield _counter("refused_uploads", "Requests for chunks that were told to come back.", now.refused_uploads)
+        yield _gauge("store_healthy", "1 while the disk takes what it is given, else 0.", int(now.is_store_healthy))
+        yield _gauge("store_free_bytes", "Bytes free on the data directory's disk.", now.store_free_bytes)
+        yield _gauge("store_bytes", "Bytes of the versions held, by state.", now.store_bytes, label="state")
+        yield _gauge("store_versions", "Versions held, by state.", now.store_versions, label="state")
+        yield from _channel_metrics(now.channels)
+
+
+def _channel_metrics(channels: list[ChannelFigures]) -> Iterator[Metric]:
+    fresh = {channel.name: int(channel.is_fresh) for channel in channels}
+    yield _gauge("channel_fresh", "1 while an origin vouches for the newest head, else 0.", fresh, label="channel")
+    fetching = {channel.name: channel.fetching_count for channel in channels}
+    yield _gauge("channel_fetching_versions", "Versions on their way.", fetching, label="channel")
+    newest = {channel.name: channel.newest_step for channel in channels if channel.newest_step is not None}
+    yield _gauge("channel_newest_step", "The step of the newest head.", newest, label="channel")
+    complete = {channel.name: channel.complete_step for channel in channels if channel.complete_step is not None}
+    yield _gauge("channel_complete_step", "The step of the newest complete version.", complete, label="channel")
+    received = {
+        channel.name: channel.newest_received_at_s for channel in channels if channel.newest_received_at_s is not None
+    }
+    yield _gauge(
+        "channel_newest_received_timestamp_seconds",
+        "When the newest head was accepted, in unix seconds.",
+        received,
+        label="channel",
+    )
+
+
+_Values = float | Mapping[str, int] | Mapping[str, float]
+
+
+def _gauge(name: str, text: str, values: _Values, *, label: str = "") -> Metric:
+    return _filled(GaugeMetricFamily(f"shardcast_{name}", text, labels=[label] if label else []), values)
+
+
+def _counter(name: str, text: str, values: _Values, *, label: str = "") -> Metric:
+    return _filled(CounterMetricFamily(f"shardcast_{name}", text, labels=[label] if label else []), values)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: _Values) -> Metric:
+    if not isinstance(values, Mapping):
+        family.add_metric([], values)
+        return family
+    shown = sorted(values.items())
+    for name, value in shown[:_LABEL_VALUES_MAX]:
+        family.add_metric([name], value)
+    if len(shown) > _LABEL_VALUES_MAX:
+        family.add_metric([_OTHER], sum(value for _, value in shown[_LABEL_VALUES_MAX:]))
+    return family

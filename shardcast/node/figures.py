@@ -1,0 +1,81 @@
+"""The figures of a node at a moment, gathered for its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+from shardcast import __version__
+from shardcast.http.data_server import DataServer
+from shardcast.metrics import ChannelFigures, Figures
+from shardcast.shell.channels import FollowedChannel
+from shardcast.shell.shell import Shell
+from shardcast.store import Store
+from shardcast.store.faults import free_bytes
+from shardcast_proto.trust import Freshness
+
+from .traffic import Traffic
+
+
+class FigureReader:
+    """Reads what the metrics show.
+
+    Args:
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self, shell: Shell, store: Store, data_server: DataServer, *, traffic: Traffic, clock: Callable[[], float]
+    ) -> None:
+        self._shell = shell
+        self._store = store
+        self._data_server = data_server
+        self._traffic = traffic
+        self._clock = clock
+        self._started_at_s = clock()
+
+    def read(self) -> Figures:
+        """Return the figures of this moment."""
+        shell, versions = self._shell, self._shell.versions
+        now_s = asyncio.get_running_loop().time()
+        sizes: Counter[str] = Counter(complete=0, staging=0, failed=0)
+        counts: Counter[str] = Counter(complete=0, staging=0, failed=0)
+        for row in self._store.versions():
+            sizes[row.state] += row.bytes
+            counts[row.state] += 1
+        reputations = shell.machine.downloads.reputations.values()
+        return Figures(
+            release=__version__,
+            started_at_s=self._started_at_s,
+            neighbours=len(shell.machine.membership.active),
+            quarantined_peers=sum(record.is_quarantined(now_s) for record in reputations),
+            uploads_running=self._data_server.uploads_running,
+            sent_bytes=self._traffic.sent_bytes,
+            received_bytes={str(source): size for source, size in versions.received_by_source.items()},
+            chunks_verified=versions.chunks_verified,
+            duplicate_chunks=versions.duplicate_chunks,
+            fetches={outcome.value: count for outcome, count in shell.fetcher.outcomes.items()},
+            refused_heads=shell.heads.refused,
+            dropped_announcements=shell.heads.dropped,
+            dropped_messages=shell.dropped_messages,
+            refused_uploads=self._data_server.refused_busy_count,
+            is_store_healthy=versions.store_error is None,
+            store_free_bytes=free_bytes(self._store.data_dir),
+            store_bytes=sizes,
+            store_versions=counts,
+            channels=[self._channel(channel) for channel in shell.channels.values()],
+        )
+
+    def _channel(self, channel: FollowedChannel) -> ChannelFigures:
+        heads = self._store.heads(channel.id, limit=64)
+        rows = {row.manifest: row.state for row in self._store.versions()}
+        complete = next((head for head in heads if rows.get(head.manifest) == "complete"), None)
+        return ChannelFigures(
+            name=channel.name,
+            is_fresh=channel.freshness(self._clock()) is Freshness.FRESH,
+            newest_step=heads[0].step if heads else None,
+            newest_received_at_s=heads[0].received_at_s if heads else None,
+            complete_step=complete.step if complete else None,
+            fetching_count=sum(rows.get(head.manifest) == "staging" for head in heads),
+        )
