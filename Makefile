@@ -13,7 +13,7 @@ help:
 	@echo 'make setup   create $(VENV) from the lock file (system packages: installed when root, else named)'
 	@echo 'make demo    publish two checkpoints through six nodes on loopback, and compare every byte'
 	@echo 'make test    run every test that needs no GPU'
-	@echo 'make check   format, lint, types, import contracts, sizes'
+	@echo 'make check   format, lint, types, import contracts, sizes, container and service files'
 	@echo 'make format  apply the formatter and the safe lint fixes'
 	@echo 'make lock    resolve the dependencies again into the lock files'
 
@@ -31,7 +31,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/test_tidy.py
+	$(BIN)/python -m pytest -q tests/test_tidy.py tests/test_packaging.py
 
 format: setup
 	$(BIN)/ruff format .
