@@ -68,10 +68,17 @@ def pull(api: ApiClient, view: View, target: Path, *, on_progress: ProgressFn | 
 
     Raises:
         NotReady: The version is not complete on the node.
+        NotFound: The node does not hold it any more.
         Conflict: Something else is at `target`.
         IntegrityError: The bytes are not the ones that the manifest names.
-        StoreError: The disk is full or fails.
+        StoreError: The disk is full or fails, here or on the node; or the node's files were changed behind its back.
     """
+    if view.get("state") == "gone":
+        raise NotFound(
+            f"step {view.get('step')} is not held any more: it was superseded or deleted",
+            hint="shardcast ls shows what is held",
+            step=view.get("step"),
+        )
     if view.get("state") != "complete":
         raise not_ready(view, hint="give --wait to wait for it")
     channel, name = str(view["channel_id"]), str(view["manifest"])

@@ -39,13 +39,18 @@ class Leases:
                     store.release_holder(holder)
 
     async def lease(self, view: VersionView, *, holder: str, ttl_s: float) -> LeaseView:
-        """Lease a complete version.
+        """Lease a complete version whose files are as they were published: whoever leases reads them without the store.
 
         Raises:
             NotReady: It was deleted a moment ago.
-            StoreError: The disk fails.
+            StoreError: The disk fails, or a file was changed behind our back.
         """
         lease_id = await self._take(view, holder[:64], ttl_s)
+        try:
+            await asyncio.to_thread(self._store.check_files, parse_digest(view["manifest"]))
+        except BaseException:
+            self._released.add(lease_id)
+            raise
         return {**view, "lease": lease_id, "path": view["path"] or ""}
 
     def release(self, lease_id: int) -> None:

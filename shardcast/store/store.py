@@ -287,6 +287,19 @@ class Store(TrustLedger, LeaseBook):
             raise NotFound(f"file {file_index} of version {format_digest(manifest)} is not here")
         return tree.open_file(file_index)
 
+    def check_files(self, manifest: Digest) -> None:
+        """Make sure that every file of a complete version has its bytes, hashing only those whose status has changed.
+
+        Raises:
+            NotFound: The version is not complete here.
+            StoreError: A file was changed behind our back; the version is now failed.
+        """
+        tree = self._holders.tree(manifest)
+        if tree is None:
+            raise NotFound(f"version {format_digest(manifest)} is not complete here")
+        for file_index in range(len(tree.manifest.files)):
+            tree.open_file(file_index).close()
+
     def verify(self, manifest: Digest, progress: Callable[[int, int], None]) -> tuple[list[str], int]:
         """Hash every chunk of a complete version again; return the files that are not right, and how many chunks are wrong.
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.loopback.daemons import swarm, tree_of
+from shardcast.api_client import ApiClient
+from shardcast.pull import pull
+from shardcast_proto.errors import NotFound, StoreError
+from tests.loopback.daemons import swarm, tree_of, until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -101,6 +104,37 @@ def test_a_restarted_node_goes_on_with_what_it_has(tmp_path: Path) -> None:
         assert client.version(1)["state"] == "complete"
         assert client.get("status")["received_bytes"] == 0
         assert client.pulled_tree(1) == tree_of(path)
+
+
+def test_no_pull_passes_on_what_was_written_through_an_earlier_one(tmp_path: Path) -> None:
+    with swarm(tmp_path) as made:
+        origin = made.origin()
+        (client,) = made.others(origin, "client")
+        path = made.checkpoint(1)
+        origin.publish(path, 1)
+        client.wait_complete(1)
+        api, first = ApiClient(client.ready["api"]), tmp_path / "first"
+        pull(api, client.version(1), first)
+        large = max(first.iterdir(), key=lambda file: file.stat().st_size)
+        assert large.stat().st_nlink > 1, "nothing was linked, so nothing is tested"
+        large.chmod(0o644)
+        with large.open("r+b") as file:
+            file.write(b"written through the link")
+        with pytest.raises(StoreError, match="has other bytes"):
+            pull(api, client.version(1), tmp_path / "second")
+        assert not (tmp_path / "second").exists()
+        until(lambda: bool(client.version(1)["state"] == "complete"), 60)
+        assert client.pulled_tree(1) == tree_of(path)
+
+
+def test_a_pull_of_a_version_that_retention_took_says_so(tmp_path: Path) -> None:
+    with swarm(tmp_path) as made:
+        origin = made.origin("--keep", "1")
+        for step in (1, 2):
+            origin.publish(made.checkpoint(step), step)
+        until(lambda: bool(origin.version(1)["state"] == "gone"), 30)
+        with pytest.raises(NotFound, match="step 1 is not held any more"):
+            pull(ApiClient(origin.ready["api"]), origin.version(1), tmp_path / "late")
 
 
 def _adopted(view: dict[str, object]) -> int:

@@ -9,7 +9,7 @@ import pytest
 from shardcast.http.facade import VersionView
 from shardcast.node.leases import Leases
 from shardcast.store import Store
-from shardcast_proto.errors import NotFound, NotReady
+from shardcast_proto.errors import NotFound, NotReady, StoreError
 from shardcast_proto.ids import format_digest
 from tests.shardcast.store.trees import land_version, manifest_of, model
 
@@ -80,3 +80,18 @@ async def test_what_cannot_be_opened_leaves_no_lease(store: Store) -> None:
         await leases.lease(view(2), holder="late", ttl_s=5)
     await leases.release_expired()
     assert not store.leased()
+
+
+async def test_a_version_with_a_changed_file_is_not_leased(store: Store) -> None:
+    digest = manifest_of(CONTENTS).digest
+    path = store.data_dir / "versions" / digest.hex() / "b.weights"
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(b"other")
+    leases = Leases(store)
+    with pytest.raises(StoreError, match=r"b\.weights .* has other bytes"):
+        await leases.lease(view(), holder="vllm", ttl_s=1e9)
+    await leases.release_expired()
+    assert not store.leased()
+    row = store.version(digest)
+    assert row is not None and row.state == "failed"
