@@ -34,7 +34,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 7481 --user-group --home-dir /data --shell /usr/sbin/nologin shardcast \
  && install -d -o shardcast -g shardcast -m 0700 /data \
- && install -d -o shardcast -g shardcast -m 0755 /channel
+ && install -d -o shardcast -g shardcast -m 0755 /channel \
+ && install -d -o shardcast -g shardcast -m 0700 /keys
 COPY --from=build /opt/shardcast /opt/shardcast
 # Settings as variables, so that a flag of `docker run` or a variable of compose replaces one.
 ENV PATH=/opt/shardcast/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

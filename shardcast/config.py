@@ -8,8 +8,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import stat
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
@@ -18,14 +20,18 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from shardcast_proto.errors import ConfigError
+from shardcast_proto.limits import MIB
+
+from .plain_files import TOKEN_BYTES_MAX, read_plain
 
 ENV_PREFIX: Final = "SHARDCAST_"
 #: Variables with the prefix that are not the daemon's: the client commands read SHARDCAST_API with another meaning.
-FOREIGN_ENV: Final = frozenset({"SHARDCAST_API", "SHARDCAST_SIM_SEEDS"})
+FOREIGN_ENV: Final = frozenset({"SHARDCAST_API", "SHARDCAST_DEBUG", "SHARDCAST_SIM_SEEDS"})
+#: Larger than any list of addresses is worth.
+CONFIG_BYTES_MAX: Final = MIB
 
 DEFAULT_API: Final = "127.0.0.1:7480"
 DEFAULT_P2P: Final = "0.0.0.0:7481"
@@ -35,6 +41,7 @@ NO_ADDRESS: Final = "none"
 
 Paths = Annotated[tuple[Path, ...], NoDecode]
 Texts = Annotated[tuple[str, ...], NoDecode]
+_LISTS: Final = ("channel", "origin_key", "bootstrap", "allow_private", "publish_root")
 
 
 class NodeConfig(BaseSettings):
@@ -74,7 +81,7 @@ class NodeConfig(BaseSettings):
     token_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("channel", "origin_key", "bootstrap", "allow_private", "publish_root", mode="before")
+    @field_validator(*_LISTS, mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
@@ -103,13 +110,12 @@ class NodeConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then variables, then the TOML file of `load`."""
+        """Flags, then variables; what `load` reads from a file comes as flags do, where neither says anything."""
         if isinstance(env_settings, EnvSettingsSource):
             env_settings.env_vars = {
                 name: value for name, value in env_settings.env_vars.items() if name.upper() not in FOREIGN_ENV
             }
-        toml = TomlConfigSettingsSource(settings_cls, toml_file=settings_cls.model_config.get("toml_file"))
-        return init_settings, env_settings, toml
+        return init_settings, env_settings
 
     def read_token(self) -> bytes | None:
         """Return the API's bearer token.
@@ -119,19 +125,30 @@ class NodeConfig(BaseSettings):
         """
         if self.token_file is None:
             return None
-        try:
-            mode = stat.S_IMODE(self.token_file.stat().st_mode)
-            token = self.token_file.read_bytes()[:4096].strip()
-        except OSError as error:
-            raise ConfigError(f"cannot read the token file {self.token_file}: {error.strerror}") from error
-        if mode & 0o077:
+        file = read_plain(self.token_file, "token file", bytes_max=TOKEN_BYTES_MAX)
+        token = file.data.strip()
+        if file.mode & 0o077:
             raise ConfigError(
-                f"token file {self.token_file} has mode {mode:04o}: others can read it",
+                f"token file {self.token_file} has mode {file.mode:04o}: others can read it",
                 hint=f"chmod 600 {self.token_file}",
             )
         if not token:
             raise ConfigError(f"token file {self.token_file} is empty")
         return token
+
+    def check_publish_roots(self) -> None:
+        """Refuse a directory to publish from that is none.
+
+        Raises:
+            ConfigError: One of them is not there, or cannot be looked at, or is no directory.
+        """
+        for root in self.publish_root:
+            try:
+                why = None if stat.S_ISDIR(root.stat().st_mode) else "is no directory"
+            except (OSError, ValueError) as error:
+                why = f"cannot be looked at: {getattr(error, 'strerror', None) or error}"
+            if why is not None:
+                raise ConfigError(f"--publish-root: {root} {why}", hint="make it, or name another", path=str(root))
 
 
 def split_endpoint(text: str) -> tuple[str, int]:
@@ -142,17 +159,33 @@ def split_endpoint(text: str) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    address = str(ipaddress.ip_address(host[1:-1] if bracketed else host))
-    if bracketed != (":" in address) or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
+    is_number = port.isascii() and port.isdecimal() and len(port) <= len("65535")
+    try:
+        address = str(ipaddress.ip_address(host[1:-1] if bracketed else host))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not IP:PORT") from error
+    if bracketed != (":" in address) or not is_number or int(port) > 65_535:
         raise ValueError(f"{text!r} is not IP:PORT")
     return address, int(port)
 
 
-def _fault_text(key: str, message: str) -> str:
-    flag = f"--{key.replace('_', '-')}"
-    if message == "Field required":
-        return f"{flag} is missing"
-    return f"{flag}: {message}" if key else message
+def read_settings(path: Path) -> dict[str, object]:
+    """Return what a configuration file says, unchecked.
+
+    Raises:
+        ConfigError: It cannot be read, or is not TOML.
+    """
+    data = read_plain(path, "config file", bytes_max=CONFIG_BYTES_MAX).data
+    try:
+        return tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"cannot read the config file {path}: {error}", path=str(path)) from error
+
+
+def variables() -> dict[str, str]:
+    """Return the variables that are the daemon's: of each the name as it stands, by the name in upper case."""
+    names = {name.upper(): name for name in sorted(os.environ)}
+    return {upper: name for upper, name in names.items() if upper.startswith(ENV_PREFIX) and upper not in FOREIGN_ENV}
 
 
 def load(flags: dict[str, object], *, config_file: Path | None) -> NodeConfig:
@@ -161,30 +194,41 @@ def load(flags: dict[str, object], *, config_file: Path | None) -> NodeConfig:
     Raises:
         ConfigError: A value is missing or wrong, or a key is unknown; the message names all of them.
     """
-    if config_file is not None and not config_file.is_file():
-        raise ConfigError(f"there is no config file {config_file}")
-    unknown = sorted(
-        name
-        for name in os.environ
-        if name.startswith(ENV_PREFIX)
-        and name not in FOREIGN_ENV
-        and name.removeprefix(ENV_PREFIX).lower() not in NodeConfig.model_fields
-    )
+    given = variables()
+    unknown = [
+        name for upper, name in given.items() if upper.removeprefix(ENV_PREFIX).lower() not in NodeConfig.model_fields
+    ]
     if unknown:
         raise ConfigError(f"unknown variables {', '.join(unknown)}", hint="unset them, or see shardcast-node --help")
-
-    class Loaded(NodeConfig):
-        model_config = SettingsConfigDict(
-            env_prefix=ENV_PREFIX, extra="forbid", frozen=True, toml_file=config_file, title="NodeConfig"
-        )
-
+    places = {upper.removeprefix(ENV_PREFIX).lower(): name for upper, name in given.items()}
+    places |= {key: flag_of(key) for key in flags}
+    in_file = read_settings(config_file) if config_file is not None else {}
+    from_file = {key: value for key, value in in_file.items() if key not in places}
+    places |= {key: f"{config_file}: {key}" for key in from_file}
     try:
-        return Loaded(**flags)  # type: ignore[arg-type]
+        return NodeConfig(**flags, **from_file)  # type: ignore[arg-type]
     except ValidationError as error:
-        faults = "; ".join(
-            _fault_text(str(fault["loc"][0]) if fault["loc"] else "", fault["msg"].removeprefix("Value error, "))
-            for fault in error.errors(include_url=False, include_context=False)
-        )
-        raise ConfigError(f"the configuration is wrong: {faults}", hint="see shardcast-node --help") from error
-    except ValueError as error:  # the TOML file does not parse
-        raise ConfigError(f"cannot read the config file {config_file}: {error}") from error
+        faults = error.errors(include_url=False, include_context=False)
+        # a list with two wrong elements is one fault
+        texts = dict.fromkeys(_fault_text(fault, places) for fault in faults)
+        raise ConfigError("; ".join(texts), hint="see shardcast-node --help") from error
+
+
+def flag_of(key: str) -> str:
+    """Return the flag that sets a key."""
+    return f"--{key.replace('_', '-')}"
+
+
+def _fault_text(fault: Mapping[str, Any], places: Mapping[str, str]) -> str:
+    key = str(fault["loc"][0]) if fault["loc"] else ""
+    place, message = places.get(key, flag_of(key)), fault["msg"].removeprefix("Value error, ")
+    match fault["type"]:
+        case "missing":
+            return f"{place} is missing"
+        case "extra_forbidden":
+            return f"{place.removesuffix(key)}unknown setting {key}"
+        case "tuple_type" | "string_type" | "path_type" if key in _LISTS:
+            return f"{place} must be a list of texts"
+        case "string_type" | "path_type":
+            return f"{place} must be a text"
+    return f"{place}: {message}" if key else message

@@ -6,13 +6,11 @@ It is TOML that `--config` reads back; keys without a value are comments.
 from __future__ import annotations
 
 import json
-import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from .config import ENV_PREFIX, FOREIGN_ENV, NodeConfig
+from .config import ENV_PREFIX, NodeConfig, flag_of, read_settings, variables
 
 _HEAD: Final = "# shardcast-node: flags over SHARDCAST_* variables over the --config file over defaults"
 #: Where the sources begin, unless a value is longer.
@@ -25,14 +23,12 @@ def report(config: NodeConfig, flags: Mapping[str, object], config_file: Path | 
 
 
 def _lines(config: NodeConfig, flags: Mapping[str, object], config_file: Path | None) -> Iterator[str]:
-    variables = {
-        name.upper(): name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name not in FOREIGN_ENV
-    }
-    in_file = tomllib.loads(config_file.read_text("utf-8")) if config_file is not None else {}
+    given = variables()
+    in_file = read_settings(config_file) if config_file is not None else {}
     for name in NodeConfig.model_fields:
         if name in flags:
-            source = f"--{name.replace('_', '-')}"
-        elif (variable := variables.get(f"{ENV_PREFIX}{name.upper()}")) is not None:
+            source = flag_of(name)
+        elif (variable := given.get(f"{ENV_PREFIX}{name.upper()}")) is not None:
             source = variable
         elif name in in_file:
             source = str(config_file)

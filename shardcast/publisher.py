@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from shardcast_proto.errors import ConfigError, Conflict, DaemonUnreachable, NotFound, RemoteProtocolError
-from shardcast_proto.paths import check_path
+from shardcast_proto.paths import check_paths
 
 from .api_client import API_DEFAULT, ApiClient
 from .tensor_files import SHARD_BYTES, write_tensors
@@ -103,7 +103,7 @@ class Publisher:
             rewind: Whether the trainer went back on purpose, so that this step may have other content now.
             files: What else belongs beside tensors, as `config.json` or the tokenizer: bytes, or the path of a file to copy.
             link: How a directory's files come into the node's store.
-            shard_bytes: A file of tensors ends before it has more.
+            shard_bytes: A file of tensors ends before it has more; at least 1.
             wait: `announced`, or how many direct neighbours must have reported the version complete.
             timeout_s: How long these are waited for; None means as long as the node's default.
 
@@ -133,6 +133,7 @@ class Publisher:
                 f"{type(weights).__name__} is no checkpoint",
                 hint="give a directory, model.state_dict(), or pairs of a name and a tensor",
             )
+        _check_files(files or {})
         with self._spool() as folder:
             write_tensors(folder, weights, shard_bytes=shard_bytes)
             for name, content in (files or {}).items():
@@ -167,17 +168,29 @@ class Publisher:
                 self._api.drop_spool(lent["spool"])
 
 
+def _check_files(files: Mapping[str, object]) -> None:
+    """Refuse what cannot lie beside tensors, before anything is written."""
+    for name, content in files.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"{str(name)[:80]!r} is no name for a file", hint="files are names with contents")
+        if not isinstance(content, bytes | str | os.PathLike):
+            raise ConfigError(
+                f"{name[:200]!r} is {type(content).__name__}, neither bytes nor the path of a file", file=name[:200]
+            )
+    try:
+        check_paths(files)
+    except RemoteProtocolError as error:
+        raise ConfigError(error.message, hint="name files as they are to be called in the checkpoint") from error
+
+
 def _put(folder: Path, name: str, content: bytes | PathLike) -> None:
     """Write one more file into a checkpoint."""
     from .store.faults import disk_errors
 
-    try:
-        check_path(name)
-    except RemoteProtocolError as error:
-        raise ConfigError(error.message, hint="name files as they are to be called in the checkpoint") from error
     path = folder / name
     with disk_errors("writing", path):
-        if path.exists():
+        # what is a file already is no directory for others either
+        if path.exists() or any(above.is_file() for above in path.parents):
             raise ConfigError(f"{name} is written by publish itself", hint="leave it out of files")
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):

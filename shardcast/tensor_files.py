@@ -71,10 +71,12 @@ def write_tensors(
         shard_bytes: A shard ends before it has more than these; one tensor alone may.
 
     Raises:
-        ConfigError: A name or tensor cannot be written, or there are none.
+        ConfigError: A name or tensor cannot be written, or there are none; a shard is to hold nothing.
         StoreError: The disk is full or fails.
         Whatever the iterator raises. Files that are half written stay: the directory is the caller's.
     """
+    if shard_bytes < 1:
+        raise ConfigError(f"a shard of {shard_bytes} bytes holds no tensor", shard_bytes=shard_bytes)
     if isinstance(tensors, Mapping):
         room, pairs = _room_for(tensors), iter(tensors.items())
     else:
@@ -90,7 +92,7 @@ def write_tensors(
 
 
 def _room_for(tensors: Mapping[str, object]) -> int:
-    needed = _EMPTY_BYTES + sum(len(_json(name)) + _ENTRY_BYTES for name in tensors)
+    needed = _EMPTY_BYTES + sum(len(_json(str(name))) + _ENTRY_BYTES for name in tensors)
     return min(HEADER_ROOM_BYTES, needed + -needed % _ALIGNMENT)
 
 
@@ -104,9 +106,24 @@ def _pair(item: object) -> tuple[str, object]:
 
 
 def _checked(name: object) -> str:
-    if not isinstance(name, str) or not name or name == _METADATA or len(_json(name)) > HEADER_ROOM_BYTES // 4:
+    if (
+        not isinstance(name, str)
+        or not name
+        or name == _METADATA
+        or not _is_text(name)
+        or len(_json(name)) > HEADER_ROOM_BYTES // 4
+    ):
         raise ConfigError(f"{str(name)[:80]!r} is no name for a tensor")
     return name
+
+
+def _is_text(name: str) -> bool:
+    """Say whether a name can be written as UTF-8: JSON would take half of a surrogate pair, and no reader would."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _json(value: object) -> bytes:

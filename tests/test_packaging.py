@@ -49,18 +49,51 @@ def test_systemd_understands_the_unit(tmp_path):
 
 
 def test_setting_up_compose_makes_a_channel_and_the_address_to_join_at(tmp_path):
-    (tmp_path / "channel").mkdir()
-    (tmp_path / "data").mkdir()
+    first = set_up(tmp_path)
+    assert re.fullmatch(rb"/ip4/172\.30\.77\.10/tcp/7481/p2p/12D3Koo\w+\n", first["channel/bootstrap"])
+    assert sorted(first) == [
+        "channel/bootstrap",
+        "channel/demo.root",
+        "data/node.key",
+        "keys/demo.key",
+        "keys/demo.root",
+        "keys/demo.root.key",
+    ]
+    for name in ("data/node.key", "keys/demo.key", "keys/demo.root.key"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "channel/demo.root").stat().st_mode & 0o777 == 0o644
+    assert set_up(tmp_path) == first
+
+
+def test_setting_up_compose_takes_keys_away_from_where_all_nodes_could_read_them(tmp_path):
+    first = set_up(tmp_path)
+    for path in (tmp_path / "keys").iterdir():
+        path.rename(tmp_path / "channel" / path.name)
+    assert set_up(tmp_path) == first
+
+
+def test_only_the_origin_and_its_setup_mount_the_keys():
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML")
+    document = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    mounts = {
+        name: {mount.partition(":")[0] for mount in service["volumes"]}
+        for name, service in document["services"].items()
+    }
+    assert {name for name, volumes in mounts.items() if "origin-keys" in volumes} == {"setup", "origin"}
+    assert {name for name, volumes in mounts.items() if "origin-data" in volumes} == {"setup", "origin"}
+    assert all("channel" in volumes for volumes in mounts.values())
+
+
+def set_up(home: Path) -> dict[str, bytes]:
+    """Run what `setup` runs, and return all files that are there then."""
+    for name in ("channel", "keys", "data"):
+        (home / name).mkdir(exist_ok=True)
     environment = {
-        "CHANNEL_DIR": str(tmp_path / "channel"),
-        "SHARDCAST_DATA": str(tmp_path / "data"),
+        "CHANNEL_DIR": str(home / "channel"),
+        "KEYS_DIR": str(home / "keys"),
+        "SHARDCAST_DATA": str(home / "data"),
         "ORIGIN_ADDRESS": "/ip4/172.30.77.10/tcp/7481",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    door = tmp_path / "channel/bootstrap"
     run("sh", str(ROOT / "packaging/compose-setup.sh"), **environment)
-    first = door.read_text()
-    assert re.fullmatch(r"/ip4/172\.30\.77\.10/tcp/7481/p2p/12D3Koo\w+\n", first)
-    assert (tmp_path / "data/node.key").stat().st_mode & 0o777 == 0o600
-    run("sh", str(ROOT / "packaging/compose-setup.sh"), **environment)
-    assert door.read_text() == first
+    return {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}

@@ -315,6 +315,8 @@ def not_ready(view: Mapping[str, object], *, hint: str | None) -> NotReady:
     """Return the error for a version that is not complete."""
     have, chunks = view.get("have_chunks"), view.get("chunks")
     held = f"{have} of {chunks} chunks are here" if chunks else "its manifest is not here yet"
+    if view.get("error"):
+        held = f"{held}; {view['error']}" if chunks else str(view["error"])
     names = ("channel", "seq", "step", "manifest", "state", "have_chunks", "chunks")
     return NotReady(
         f"{describe_version(view)} is not complete: {held}", hint=hint, **{name: view.get(name) for name in names}

@@ -10,7 +10,9 @@ thing more: since when the peer owes something. A sweeper closes the connections
     BUSY        nothing (we are answering)        never: the upload has its own watch
 
 When all places are taken, a newcomer gets that of the connection that has owed its header for the longest: an honest peer's header
-follows its handshake at once, so whoever holds places in silence loses them to those who speak.
+follows its handshake at once, so whoever holds places in silence loses them to those who speak. Where nobody owes one, it gets that of the
+connection that has been idle for the longest and has taken what we had to say: HTTP lets either side close between two requests, and a
+peer that wanted another one asks for it on a new connection. A request that is being answered keeps its place.
 """
 
 from __future__ import annotations
@@ -126,9 +128,13 @@ class Gate:
                 door.abort()
 
     def _make_room(self, address: str | None) -> bool:
-        """Close the connection, of one address or of all, that has owed a request header for the longest, if any does."""
-        owing = (door for door in self._doors if door.owes_header and address in (None, door.address))
-        latest = min(owing, key=lambda door: door.since_s, default=None)
+        """Close the connection, of one address or of all, that does least with its place, if any can be spared.
+
+        That is the one that has owed a request header for the longest, else the one that has been idle for the longest.
+        """
+        doors = [door for door in self._doors if address in (None, door.address)]
+        spared = [door for door in doors if door.owes_header] or [door for door in doors if door.is_resting]
+        latest = min(spared, key=lambda door: door.since_s, default=None)
         if latest is None:
             return False
         self.swept_count += 1
@@ -164,6 +170,12 @@ class Door(asyncio.Protocol):
     def owes_header(self) -> bool:
         """Whether the peer has begun, or is to begin, a request and not finished its header."""
         return self.state in (DoorState.NEW, DoorState.READING)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the connection is between two requests, and all of the last answer is on its way."""
+        is_sent = self._transport is not None and self._transport.get_write_buffer_size() == 0
+        return self.state is DoorState.IDLE and is_sent
 
     def is_overdue(self, now_s: float) -> bool:
         """Say whether the peer has kept us waiting too long."""

@@ -18,8 +18,9 @@ from shardcast_proto.ids import Digest, PeerId, format_digest, parse_digest
 #: Versions in one list: each costs a look-up, and a run of months has tens of thousands.
 VERSIONS_SHOWN_MAX: Final = 100
 
-_STEP: Final = re.compile(r"[0-9]{1,18}")
-_SEQ: Final = re.compile(r"seq:([0-9]{1,18})")
+#: The largest step or seq that a head can name.
+NUMBER_MAX: Final = 2**63 - 1
+_NUMBER: Final = re.compile(r"(seq:)?([0-9]{1,19})")
 
 
 class Catalog:
@@ -62,10 +63,10 @@ class Catalog:
             ConfigError: The selector is none.
             NotFound: No such version.
         """
-        matches = selector_test(selector)
-        for row in self._store.heads(channel.id, limit=1 if selector == "latest" else -1):
-            if matches(row):
-                return row
+        key = selector_key(selector)
+        rows = self._store.heads(channel.id, limit=1) if key is None else [self._store.newest_head(channel.id, *key)]
+        if rows and rows[0] is not None:
+            return rows[0]
         raise NotFound(
             f"channel {channel.name} has no version {selector}",
             hint=f"shardcast ls {channel.name} lists them",
@@ -100,7 +101,7 @@ class Catalog:
             "received_at": row.received_at_s,
             "completed_at": held.completed_at_s if held is not None and state == "complete" else None,
             "signed_at": row.received_at_s if row.origin else None,
-            "explain": self._explain(local, state),
+            "explain": self._explain(local, held, state),
             "error": (local.error if local else None) or (held.error if held else None),
             "bytes_from_origin": sources["origin"],
             "bytes_from_peers": sources["peers"],
@@ -115,6 +116,8 @@ class Catalog:
         """Return the state of a version of which the store holds `held`."""
         current = channel.shown.current
         is_newest = current is None or (row.epoch, row.seq) >= current.head.position
+        if held is not None and held.state == "failed" and self._shell.opener.is_reviving(row.manifest):
+            return "staging"  # it is begun anew by itself
         return _state(self._shell.versions.get(row.manifest), held, is_newest=is_newest)
 
     def channel_view(self, channel: FollowedChannel) -> ChannelView:
@@ -144,10 +147,11 @@ class Catalog:
     def _freshness(self, channel: FollowedChannel) -> Freshness:
         return channel.freshness(self._clock()).value
 
-    def _explain(self, local: LocalVersion | None, state: VersionState) -> str:
+    def _explain(self, local: LocalVersion | None, held: VersionRow | None, state: VersionState) -> str:
         if local is None:
-            absent = {"gone": "superseded or deleted", "failed": "given up: see its error"}
-            return absent.get(state, "its manifest is on its way")
+            if held is not None and held.error:
+                return held.error
+            return "superseded or deleted" if state == "gone" else "its manifest is on its way"
         if local.error:
             return local.error
         return self._shell.machine.explain(local.manifest.blob.id)
@@ -159,24 +163,20 @@ class Catalog:
         return counts
 
 
-def selector_test(selector: str) -> Callable[[HeadRow], bool]:
-    """Return the test by which a selector picks a head.
+def selector_key(selector: str) -> tuple[Literal["step", "seq", "manifest"], int | Digest] | None:
+    """Return what a selector says of the head that it picks; None for the newest whatever it says.
 
     Raises:
         ConfigError: The selector is none.
     """
     if selector == "latest":
-        return lambda row: True
-    if _STEP.fullmatch(selector):
-        step = int(selector)
-        return lambda row: row.step == step
-    if match := _SEQ.fullmatch(selector):
-        seq = int(match[1])
-        return lambda row: row.seq == seq
+        return None
     if selector.startswith("b3:"):
-        manifest: Digest = parse_digest(selector)
-        return lambda row: row.manifest == manifest
-    raise ConfigError(f"{selector[:80]!r} names no version", hint="use latest, a step, seq:N or b3:HEX")
+        return "manifest", parse_digest(selector)
+    match = _NUMBER.fullmatch(selector)
+    if match is None or int(match[2]) > NUMBER_MAX:
+        raise ConfigError(f"{selector[:80]!r} names no version", hint="use latest, a step, seq:N or b3:HEX")
+    return "seq" if match[1] else "step", int(match[2])
 
 
 def _state(local: LocalVersion | None, held: VersionRow | None, *, is_newest: bool) -> VersionState:

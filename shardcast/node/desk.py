@@ -32,10 +32,10 @@ from shardcast.metrics import Metrics
 from shardcast.shell.shell import Shell
 from shardcast.shell.versions import Versions
 from shardcast.store import Store
-from shardcast_proto.errors import NotFound, NotReady
+from shardcast_proto.errors import NotFound, NotReady, StoreError
 from shardcast_proto.ids import PeerId, parse_digest
 
-from .catalog import Catalog, selector_test
+from .catalog import Catalog, selector_key
 from .checkup import verify
 from .figures import FigureReader
 from .housekeeping import Housekeeping
@@ -173,7 +173,7 @@ class Desk:
     async def wait(self, channel: str, selector: str, timeout_s: float) -> VersionView:
         """Return a version once it is complete or failed here, or after `timeout_s` as it is then."""
         followed = self._catalog.channel(channel)
-        selector_test(selector)
+        selector_key(selector)
         deadline_s = time.monotonic() + timeout_s
         while True:
             view: VersionView | None = None
@@ -229,11 +229,11 @@ class Desk:
     async def verify(self, channel: str, selector: str, progress: ProgressFn) -> VerifyView:
         """Hash every chunk of a complete version again."""
         view = self._complete_view(channel, selector)
-        lease = await self._leases.lease(view, holder="verify", ttl_s=math.inf)
+        lease = await self._leases.hold(view, "verify", math.inf)
         try:
             return await verify(view, progress, self._store)
         finally:
-            self._leases.release(lease["lease"])
+            self._leases.release(lease)
 
     async def gc(self, *, dry_run: bool) -> GcView:
         """Delete now what retention gives up, or only say what that is."""
@@ -276,6 +276,13 @@ class Desk:
         view = self.version(channel, selector)
         if view["state"] == "gone":
             raise _gone(view, selector)
+        if view["state"] == "failed":
+            raise StoreError(
+                f"version {selector} of channel {view['channel']} is given up here: {view['error']}",
+                hint="publish it again" if view["signed_at"] is not None else "see the node's log",
+                channel=view["channel"],
+                seq=view["seq"],
+            )
         if view["state"] != "complete":
             raise NotReady(
                 f"version {selector} of channel {view['channel']} is {view['state']} here: {view['explain']}",

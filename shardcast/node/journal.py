@@ -171,4 +171,6 @@ def _news(before: VersionState | None, now: VersionState) -> list[EventKind]:
     """Return what there is to tell of a version that had one state and has another; None: it was not known."""
     if before is None:
         return ["announced", *([_NEWS[now]] if now in _NEWS else [])]
+    if (before, now) == ("complete", "staging"):
+        return ["failed"]  # its files were changed, and it is fetched again: whoever reads them has to hear of it
     return [_NEWS[now]] if now != before and now in _NEWS else []

@@ -18,7 +18,7 @@ from shardcast.shell.shell import Shell
 from shardcast.store import HeadRow, Store
 from shardcast_proto.errors import ConfigError, Conflict, ShardcastError, TrustError
 from shardcast_proto.ids import Digest, format_digest
-from shardcast_proto.trust import Reason
+from shardcast_proto.trust import FLAG_REWIND, Reason
 
 _LINKS: Final = get_args(LinkWish)
 _STEP_MAX: Final = 2**63 - 1
@@ -88,19 +88,32 @@ class Publisher:
             raise
 
     def _existing(self, channel: FollowedChannel, request: PublishRequest, manifest: Digest) -> HeadRow | None:
-        """Return the head that already says what is to be published; refuse a step that says something else."""
-        newest = next((row for row in self._store.heads(channel.id) if row.step == request.step), None)
-        if newest is None or request.rewind:
+        """Return the head that already says what is to be published; refuse a step that says something else, or went back unsaid."""
+        current = _since_rewind(self._store.heads(channel.id))
+        if not current:
             return None
-        if newest.manifest == manifest:
-            return newest
+        newest, same = current[0], next((row for row in current if row.step == request.step), None)
+        if same is not None and same.manifest == manifest and not (request.rewind and same is not newest):
+            return same
+        if request.rewind:
+            return None
+        if same is None:
+            if request.step > newest.step:
+                return None
+            raise Conflict(
+                f"step {request.step} is older than the newest of channel {channel.name}, {newest.step} (seq {newest.seq})",
+                hint="use --rewind when the trainer went back on purpose",
+                step=request.step,
+                newest_step=newest.step,
+                seq=newest.seq,
+            )
         raise Conflict(
             f"step {request.step} of channel {channel.name} is published already with other content "
-            f"(seq {newest.seq}, {format_digest(newest.manifest)})",
+            f"(seq {same.seq}, {format_digest(same.manifest)})",
             hint="publish the next step, or use --rewind when the trainer went back on purpose",
             step=request.step,
-            seq=newest.seq,
-            manifest=format_digest(newest.manifest),
+            seq=same.seq,
+            manifest=format_digest(same.manifest),
         )
 
     def _forget(self, manifest: Digest) -> None:
@@ -124,6 +137,14 @@ class Publisher:
         if version is not None:
             self._shell.opener.on_complete(version)
         return _view(channel, signed.head.seq, now_s, sealed, step=request.step, is_existing=False)
+
+
+def _since_rewind(newest_first: list[HeadRow]) -> list[HeadRow]:
+    """Return the heads from the last rewind on: what came before it is a past that the trainer has left."""
+    for index, row in enumerate(newest_first):
+        if row.flags & FLAG_REWIND:
+            return newest_first[: index + 1]
+    return newest_first
 
 
 async def _finished(work: asyncio.Future[PublishView]) -> PublishView:

@@ -7,12 +7,13 @@ it has not been written to for a while and another one is asked for.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -97,7 +98,7 @@ class Spools:
         """Say whether a path, as the file system calls it, is a spool or lies in one."""
         return self._name_in(path) is not None
 
-    @contextmanager
+    @contextlib.contextmanager
     def publishing(self, path: Path) -> Iterator[None]:
         """Keep the spool that a path is, or lies in, while it is published.
 
@@ -139,8 +140,11 @@ class Spools:
 
 
 def _touched_s(path: Path) -> float:
-    """Return when something in a directory, or the directory, was last written to."""
-    times = [path.stat().st_mtime]
-    for folder, _, files in os.walk(path):
-        times += [os.lstat(Path(folder, name)).st_mtime for name in [*files, "."]]
-    return max(times)
+    """Return when something in a directory, or the directory, was last written to; 0 when it is gone."""
+    touched_s = 0.0
+    below = (Path(folder, name) for folder, _, files in os.walk(path) for name in [".", *files])
+    for entry in itertools.chain([path], below):
+        # whoever writes there renames and deletes between the listing and this look
+        with contextlib.suppress(FileNotFoundError):
+            touched_s = max(touched_s, os.lstat(entry).st_mtime)
+    return touched_s

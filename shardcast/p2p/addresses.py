@@ -46,10 +46,10 @@ _EMBEDDING: Final = tuple(
 )
 #: All IPv6 global unicast there is; Python calls more of it global (the deprecated site-local range, for one).
 _GLOBAL_V6: Final = IPv6Network("2000::/3")
-#: Assigned to protocols, not to hosts: DS-Lite, a cloud's metadata service, 6to4 relays.
+#: Assigned to protocols, not to hosts: DS-Lite, 6to4 relays.
 _PROTOCOL_V4: Final = (IPv4Network("192.0.0.0/24"), IPv4Network("192.88.99.0/24"))
-#: Link-local 169.254.169.254 is refused anyway; these two hide in ranges that an operator may allow.
-_METADATA: Final = frozenset({ip_address("fd00:ec2::254"), ip_address("100.100.100.200")})
+#: Link-local 169.254.169.254 is refused anyway; those here hide in ranges that an operator may allow.
+_METADATA: Final = frozenset(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")))
 
 
 @dataclass(frozen=True, slots=True)

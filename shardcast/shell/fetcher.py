@@ -63,6 +63,8 @@ class Fetcher:
         self._began_s: dict[int, float] = {}
         self._pool = ThreadPoolExecutor(LANDING_THREADS, thread_name_prefix="land")
         self._is_closed = False
+        #: What the disk refused last, and where.
+        self._store_failure: tuple[object, object] | None = None
         #: How the fetches since the start have ended.
         self.outcomes: Counter[Outcome] = Counter()
 
@@ -114,8 +116,7 @@ class Fetcher:
             _log.warning("bad_bytes_refused", peer=command.peer, error=error.message, **_plain(error))
             return Outcome.CORRUPT
         except StoreError as error:
-            if self._versions.store_error != error.message:
-                _log.error("store_failed", error=error.describe())
+            self._log_store_failure(error)
             self._versions.store_error = error.message
             return Outcome.STORE
         except TransferError as error:
@@ -123,6 +124,13 @@ class Fetcher:
         except ShardcastError as error:  # the version was deleted, or its manifest is refused: nobody's failure
             _log.info("fetch_given_up", fetch_id=command.fetch_id, error=error.message)
             return Outcome.CANCELLED
+
+    def _log_store_failure(self, error: StoreError) -> None:
+        """Log a failure of the disk once, as long as it is the same one: its free bytes change all the time."""
+        failure = (error.facts.get("reason"), error.facts.get("path"))
+        if self._versions.store_error is None or failure != self._store_failure:
+            _log.error("store_failed", error=error.describe())
+        self._store_failure = failure
 
     async def _fetch_object(self, command: FetchObject, deadline_s: float) -> Outcome:
         data = await self._at_some_address(

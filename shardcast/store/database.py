@@ -1,8 +1,9 @@
 """The state database of one data directory.
 
 SQLite in WAL mode with synchronous=FULL: when a call that writes returns, what it wrote survives a power cut. One
-connection, one lock: all calls may come from any thread. Which rows there are and what they mean is told by the modules
-that own the tables.
+connection writes and one reads, each with its lock: all calls may come from any thread, and whoever reads does not wait for
+a disk that makes somebody's commit durable. Which rows there are and what they mean is told by the modules that own the
+tables.
 """
 
 from __future__ import annotations
@@ -70,10 +71,14 @@ class Database:
         """
         self._path = path
         self._lock = threading.RLock()
+        #: The thread that is in a transaction: it reads what it has written.
+        self._writing_thread: int | None = None
+        self._reading_lock = threading.Lock()
         with self._errors("opening"):
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
+                self._reading = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             except BaseException:
                 self._connection.close()
                 raise
@@ -95,8 +100,11 @@ class Database:
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Return the rows of a query."""
-        with self._lock, self._errors("reading"):
-            return self._connection.execute(sql, tuple(parameters)).fetchall()
+        if self._writing_thread == threading.get_ident():
+            with self._errors("reading"):
+                return self._connection.execute(sql, tuple(parameters)).fetchall()
+        with self._reading_lock, self._errors("reading"):
+            return self._reading.execute(sql, tuple(parameters)).fetchall()
 
     def row(self, sql: str, parameters: Sequence[object] = ()) -> Row | None:
         """Return the first row of a query, or None."""
@@ -122,6 +130,7 @@ class Database:
                 return
             with self._errors("writing"):
                 self._connection.execute("BEGIN IMMEDIATE")
+            self._writing_thread = threading.get_ident()
             try:
                 yield
                 with self._errors("committing"):
@@ -129,6 +138,8 @@ class Database:
             except BaseException:
                 self._roll_back()
                 raise
+            finally:
+                self._writing_thread = None
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
@@ -146,7 +157,8 @@ class Database:
 
     def close(self) -> None:
         """Close the database; later calls raise `StoreError`."""
-        with self._lock, self._errors("closing"):
+        with self._lock, self._reading_lock, self._errors("closing"):
+            self._reading.close()
             self._connection.close()
 
     @contextmanager

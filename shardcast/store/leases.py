@@ -6,6 +6,8 @@ restarts; a holder that comes back drops what it held before with `release_holde
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shardcast_proto.ids import Digest
 
 from .database import Database
@@ -24,6 +26,10 @@ class LeaseBook:
     def release(self, lease_id: int) -> None:
         """Give a lease back. Giving it back again does nothing."""
         self._database.write("DELETE FROM leases WHERE id = ?", [lease_id])
+
+    def release_all(self, lease_ids: Iterable[int]) -> None:
+        """Give many leases back at once, all or none; those that were given back before are passed over."""
+        self._database.write_many("DELETE FROM leases WHERE id = ?", ([lease_id] for lease_id in lease_ids))
 
     def release_holder(self, holder: str) -> None:
         """Give back all leases of one holder."""

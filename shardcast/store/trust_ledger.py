@@ -6,7 +6,8 @@ that forgot the newest seq it accepted could be rolled back by whoever replays a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from shardcast_proto.errors import Conflict
 from shardcast_proto.ids import Digest
@@ -96,11 +97,23 @@ class TrustLedger:
 
     def heads(self, channel: Digest, *, stream: bytes = b"", limit: int = -1) -> list[HeadRow]:
         """Return the heads of a stream, the newest first, without those places that were equivocated; at most `limit`."""
+        return self._heads(channel, stream, limit=limit)
+
+    def newest_head(
+        self, channel: Digest, by: Literal["step", "seq", "manifest"], value: int | Digest
+    ) -> HeadRow | None:
+        """Return the newest head of the main stream with a step, seq or manifest, as `heads` would list it."""
+        rows = self._heads(channel, b"", condition=f"AND {by} = ?", values=(value,), limit=1)
+        return rows[0] if rows else None
+
+    def _heads(
+        self, channel: Digest, stream: bytes, *, condition: str = "", values: Sequence[object] = (), limit: int
+    ) -> list[HeadRow]:
         rows = self._database.rows(
-            f"""SELECT {_HEAD_COLUMNS} FROM heads WHERE channel = ? AND stream = ? AND (epoch, seq) NOT IN
+            f"""SELECT {_HEAD_COLUMNS} FROM heads WHERE channel = ? AND stream = ? {condition} AND (epoch, seq) NOT IN
                 (SELECT epoch, seq FROM equivocations WHERE channel = ? AND stream = ?)
-                ORDER BY epoch DESC, seq DESC LIMIT ?""",  # noqa: S608 - the columns are a constant
-            [channel, stream, channel, stream, limit],
+                ORDER BY epoch DESC, seq DESC LIMIT ?""",  # noqa: S608 - the columns and conditions are constants
+            [channel, stream, *values, channel, stream, limit],
         )
         return [_head_of(row) for row in rows]
 

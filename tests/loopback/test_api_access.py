@@ -146,10 +146,11 @@ async def test_a_connection_that_rests_between_requests_is_closed(node):
 async def test_one_connection_too_many_is_told_to_come_back(node):
     gate = GateLimits(connections_max=2)
     async with serving(node, gate=gate) as (server, call):
+        node.versions_held[0].is_complete = False
         held = [await call.connect() for _ in range(2)]
-        for reader, writer in held:  # whoever has asked for nothing would lose its place
-            writer.write(call.request("GET", "/livez").replace(b"Connection: close", b"Connection: keep-alive"))
-            await reader.readuntil(b"\r\n\r\n")
+        for _, writer in held:  # whoever has asked for nothing, or has got it, would lose its place
+            writer.write(call.request("GET", f"/v1/channels/{CHANNEL}/versions/latest?wait=60"))
+        await eventually(lambda: node.waiting_count == 2)
         assert server.connection_count == 2
         assert (await call.raw(b"")).startswith(b"HTTP/1.1 503 ")
         for _, writer in held:

@@ -37,6 +37,9 @@ from tests.loopback.data_plane import (
     serving,
 )
 
+#: All that there is takes eight seconds, one chunk of it a tenth.
+SLOWLY = 50_000
+
 
 @pytest.fixture
 def source(tmp_path: Path) -> FileSource:
@@ -235,8 +238,8 @@ async def test_an_idle_connection_outlives_the_header_limit(source, client):
 
 async def test_connections_beyond_the_cap_are_refused_and_counted_no_longer_once_closed(source, client):
     gate = GateLimits(connections_max=2)
-    async with serving(source, gate=gate) as (server, base):
-        held = [await served(base) for _ in range(2)]
+    async with serving(source, gate=gate, rate=SLOWLY) as (server, base):
+        held = [await being_served(base) for _ in range(2)]
         assert server.connection_count == 2
         assert await reason_of(client, base) in ("busy", "unreachable")
         held[0].close()
@@ -247,8 +250,8 @@ async def test_connections_beyond_the_cap_are_refused_and_counted_no_longer_once
 
 async def test_one_address_cannot_take_every_connection(source, client):
     gate = GateLimits(connections_per_address_max=1)
-    async with serving(source, gate=gate) as (_, base):
-        writer = await served(base)
+    async with serving(source, gate=gate, rate=SLOWLY) as (_, base):
+        writer = await being_served(base)
         assert await reason_of(client, base) in ("busy", "unreachable")
         writer.close()
 
@@ -268,12 +271,55 @@ async def test_whoever_has_said_nothing_for_the_longest_makes_room_for_a_newcome
             writer.close()
 
 
-async def served(base: str) -> asyncio.StreamWriter:
+@pytest.mark.parametrize("gate", [GateLimits(connections_max=3), GateLimits(connections_per_address_max=3)])
+async def test_whoever_has_been_idle_for_the_longest_makes_room_for_a_newcomer(source, client, gate):
+    async with serving(source, gate=gate) as (server, base):
+        idle = [await served(base) for _ in range(3)]
+        await ask(*idle[0])  # so that the second is the one
+        assert await fetch(client, base, 0) == expected(0, 1)
+        async with asyncio.timeout(SOON_S):
+            with contextlib.suppress(ConnectionError):
+                assert await idle[1][0].read() == b""
+        assert server.connection_count == 3
+        for kept in (idle[0], idle[2]):
+            await ask(*kept)
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_a_connection_that_is_being_answered_never_makes_room(source, client):
+    gate = GateLimits(connections_per_address_max=2)
+    async with serving(source, gate=gate, rate=SLOWLY) as (server, base):
+        busy = await being_served(base)
+        _, idle = await served(base)
+        newcomers = [await served(base) for _ in range(5)]
+        assert (server.connection_count, server.uploads_running) == (2, 1)
+        for writer in (busy, idle, *(writer for _, writer in newcomers)):
+            writer.close()
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ask for something small, and get it."""
+    writer.write(f"HEAD /chunk/{BLOB.hex()}/0 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    async with asyncio.timeout(SOON_S):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
+async def served(base: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a connection that has asked for something and got it."""
     host, port = base.split(":")
+    connection = await asyncio.open_connection(host, int(port))
+    await ask(*connection)
+    return connection
+
+
+async def being_served(base: str) -> asyncio.StreamWriter:
+    """Open a connection that has asked for everything, and of which the answer has begun."""
+    host, port = base.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"HEAD /chunk/{BLOB.hex()}/0 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    await reader.readuntil(b"\r\n\r\n")
+    writer.write(f"GET /chunk/{BLOB.hex()}/0?count={len(LENGTHS)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    async with asyncio.timeout(SOON_S):
+        await reader.readuntil(b"\r\n\r\n")
     return writer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -146,6 +147,13 @@ def test_a_failing_iterator_publishes_nothing_and_leaves_nothing(pair):
         ({"w": "text"}, {}),
         ({"w": np.ones(2)}, {"files": {"../x": b""}}),
         ({"w": np.ones(2)}, {"files": {"model.safetensors": b""}}),
+        ({"w": np.ones(2)}, {"files": {"model.safetensors/x": b""}}),
+        ({"w": np.ones(2)}, {"files": {"d": b"1", "d/x": b"2"}}),
+        ({"w": np.ones(2)}, {"files": {"d/x": b"2", "d": b"1"}}),
+        ({"w": np.ones(2)}, {"files": {"d": 123}}),
+        ({"w": np.ones(2)}, {"files": {3: b""}}),
+        ({"w": np.ones(2)}, {"shard_bytes": 0}),
+        ({"a\ud800": np.ones(2)}, {}),
         ("somewhere", {"files": {"config.json": b"{}"}}),
     ],
 )
@@ -207,7 +215,11 @@ def test_the_imports_are_light():
         "from shardcast import Publisher, Subscriber\n"
         "print(*sorted({'aiohttp', 'asyncio', 'libp2p', 'numpy', 'pydantic', 'torch', 'trio'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    # wherever this process has the project from, installed or not
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, env=environment
+    )
     assert done.stdout.split() == []
 
 

@@ -117,6 +117,9 @@ def test_what_says_that_it_is_an_array_becomes_one(tmp_path):
         {"__metadata__": np.zeros(2)},
         {"": np.zeros(2)},
         {3: np.zeros(2)},
+        {b"w": np.zeros(2)},
+        {"a\ud800": np.zeros(2)},
+        [("a\udfff", np.zeros(2))],
         {"x" * HEADER_ROOM_BYTES: np.zeros(2)},
         {},
         [("w", np.zeros(2)), ("w", np.ones(2))],
@@ -127,6 +130,12 @@ def test_what_says_that_it_is_an_array_becomes_one(tmp_path):
 def test_what_is_no_tensor_or_no_name_is_refused(tmp_path, tensors):
     with pytest.raises(ConfigError):
         write_tensors(tmp_path, tensors)
+
+
+@pytest.mark.parametrize("shard_bytes", [0, -1])
+def test_a_shard_that_holds_nothing_is_refused(tmp_path, shard_bytes):
+    with pytest.raises(ConfigError):
+        write_tensors(tmp_path, {"w": np.zeros(2)}, shard_bytes=shard_bytes)
 
 
 # --- ties ---

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.node.catalog import Catalog, selector_test
+from shardcast.node.catalog import Catalog, selector_key
 from shardcast_proto.errors import ConfigError, NotFound, ShardcastError
 from shardcast_proto.ids import format_digest, parse_digest
 from tests.shardcast.shell.fake_swarm import FakeNode, fake_swarm
@@ -36,10 +36,19 @@ async def test_selectors_pick_the_newest_version_that_they_fit(tmp_path: Path) -
         assert [view["seq"] for view in seen.versions(origin.channel)] == [3, 2, 1]
 
 
-@pytest.mark.parametrize("selector", ["", "Latest", "-1", "1.0", "seq:", "seq:x", "b3:", "b3:zz", "9" * 19, "٣"])
+async def test_the_largest_step_can_be_named(tmp_path: Path) -> None:
+    async with fake_swarm(tmp_path) as swarm:
+        origin = await swarm.origin()
+        await origin.publish(swarm.checkpoint(1)[0], 2**63 - 1)
+        assert catalog(origin).head(origin.channel, str(2**63 - 1)).seq == 1
+
+
+@pytest.mark.parametrize(
+    "selector", ["", "Latest", "-1", "1.0", "seq:", "seq:x", "b3:", "b3:zz", "9" * 19, "1" * 20, "٣"]
+)
 def test_what_is_no_selector_is_said(selector: str) -> None:
     with pytest.raises((ConfigError, ShardcastError)) as caught:
-        selector_test(selector)
+        selector_key(selector)
     assert caught.value.exit_code == 2
 
 

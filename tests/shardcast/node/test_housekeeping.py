@@ -104,7 +104,7 @@ async def test_the_chores_of_a_second_survive_a_failing_disk(tmp_path: Path) -> 
         origin = await swarm.origin()
         lease = origin.store.lease(parse_digest("b3:" + "00" * 32), "api:x")
         origin.leases._expires_s[lease] = 0.0
-        origin.store.faults["release"] = 1
+        origin.store.faults["release_all"] = 1
         await origin.housekeeping.tick()
         assert origin.store.leased()
         await origin.housekeeping.tick()

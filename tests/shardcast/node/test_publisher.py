@@ -45,6 +45,20 @@ async def test_a_step_is_told_apart_by_its_content(tmp_path: Path) -> None:
         assert (await origin.publish(other[0], 1, rewind=True))["seq"] == 2
 
 
+async def test_a_step_that_went_back_has_to_be_said(tmp_path: Path) -> None:
+    async with fake_swarm(tmp_path) as swarm:
+        origin = await swarm.origin()
+        first, second, third = (swarm.checkpoint(seed)[0] for seed in (1, 2, 3))
+        await origin.publish(first, 10)
+        with pytest.raises(Conflict, match="step 9 is older than the newest of channel demo, 10") as caught:
+            await origin.publish(second, 9)
+        assert "--rewind" in caught.value.hint
+        rewound = await origin.publish(second, 9, rewind=True)
+        again = await origin.publish(second, 9, rewind=True)
+        assert (rewound["seq"], again["seq"], again["existing"]) == (2, 2, True), "saying it again goes on waiting"
+        assert (await origin.publish(third, 10))["seq"] == 3, "what came before the rewind is another past"
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

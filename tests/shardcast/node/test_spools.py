@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from shardcast.http.facade import PublishRequest
 from shardcast.node.publishable import Publishable
 from shardcast.node.spools import IDLE_S, SPOOLS_MAX, Spools
 from shardcast_proto.errors import ConfigError, Conflict, NotFound, TrustError
+
+#: Enough of them that one is always being renamed when it is looked at.
+FILES = 50
 
 
 @pytest.fixture
@@ -75,6 +79,28 @@ def test_spools_that_nobody_writes_to_make_room(spools: Spools, now_s: list[floa
     os.utime(first / "shard", times=(now_s[0] - IDLE_S, now_s[0] - IDLE_S))
     spools.lend()
     assert not first.exists() and Path(lent[1]["path"]).exists()
+
+
+def test_a_writer_that_renames_while_another_spool_is_lent_is_no_fault_of_the_disk(spools: Spools) -> None:
+    folder, is_over = Path(spools.lend()["path"]), threading.Event()
+    for number in range(FILES):
+        (folder / f"{number}").write_bytes(b"x")
+
+    def rename() -> None:
+        while not is_over.is_set():
+            for number in range(FILES):
+                (folder / f"{number}").rename(folder / f"{number}.done")
+                (folder / f"{number}.done").rename(folder / f"{number}")
+
+    writer = threading.Thread(target=rename)
+    writer.start()
+    try:
+        for _ in range(100):
+            spools.drop(spools.lend()["spool"])
+    finally:
+        is_over.set()
+        writer.join()
+    assert len(list(folder.iterdir())) == FILES
 
 
 def request(path: object, *, is_own_user: bool = False) -> PublishRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,9 @@ class FaultyStore(Store):
         self._may("heads")
         return super().heads(channel, stream=stream, limit=limit)
 
-    def release(self, lease_id: int) -> None:
-        self._may("release")
-        super().release(lease_id)
+    def release_all(self, lease_ids: Iterable[int]) -> None:
+        self._may("release_all")
+        super().release_all(lease_ids)
 
     def _may(self, name: str) -> None:
         self.before.get(name, int)()

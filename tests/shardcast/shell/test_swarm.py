@@ -149,7 +149,7 @@ async def test_a_manifest_that_contradicts_its_head_is_fetched_once_and_refused_
         for _ in range(3):
             client.shell.tell(ChannelJoined(client.channel.id))  # asks for heads again
             client.shell.gossip_received(client.channel.topic, origin.key.peer, announce)
-        published = await origin.publish(swarm.checkpoint(2)[0], 2)
+        published = await origin.publish(swarm.checkpoint(2)[0], 20)
         await client.complete(published["manifest"])
         assert swarm.network.asked_objects.count(manifest.digest) == 1
         assert client.store.version(manifest.digest) is None

@@ -204,6 +204,16 @@ def test_a_leased_version_is_not_deleted_until_its_last_reader_is_done(store, tm
         again.delete(row.manifest)
 
 
+def test_leases_are_given_back_together(store):
+    row = land_version(store, model())
+    given = [store.lease(row.manifest, "engine") for _ in range(3)]
+    store.release_all([*given[:2], given[0], 12345])
+    assert store.leased() == {row.manifest: ["engine"]}
+    store.release_all([])
+    store.release_all(given)
+    assert not store.leased()
+
+
 def test_a_pinned_version_is_not_deleted(store):
     row = land_version(store, model())
     store.pin(row.manifest)
