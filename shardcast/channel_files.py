@@ -67,15 +67,15 @@ def create_channel(name: str, directory: Path) -> ChannelFiles:
     channel = open_root(envelope).channel
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        taken = [path for path in files if path.exists()]
     except OSError as error:
-        raise StoreError(f"cannot create {directory}: {error.strerror}", path=str(directory)) from error
-    for path in files:
-        if path.exists():
-            raise Conflict(
-                f"{path} exists already",
-                hint="a channel is created once; choose another name or directory",
-                path=str(path),
-            )
+        raise StoreError(f"cannot create {error.filename}: {error.strerror}", path=str(directory)) from error
+    if taken:
+        raise Conflict(
+            f"{taken[0]} exists already",
+            hint="a channel is created once; choose another name or directory",
+            path=str(taken[0]),
+        )
     root_key, origin_key, root = files
     with ExitStack() as undo:
         for path, seed in zip((root_key, origin_key), seeds, strict=True):

@@ -8,8 +8,10 @@ names the file, with what to do about it. Nothing is read but headers.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -24,6 +26,10 @@ from shardcast_proto.paths import check_paths
 JSON_BYTES_MAX: Final = 16 * MIB
 #: Bytes of a file's beginning in which a pickle inside a zip archive shows: torch writes `…/data.pkl` first.
 _MAGIC_BYTES: Final = 4096
+
+#: Characters of a path that is too long, in the error that says so.
+_QUOTED_CHARS: Final = 200
+_RIGHTS: Final = "the user that runs the node needs the right to read there, and to enter every directory above"
 
 _PICKLE_NAMES: Final = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
 _TEMPORARY_NAMES: Final = (".tmp", ".incomplete", ".part", ".partial")
@@ -56,28 +62,45 @@ def scan(path: Path) -> list[ScannedFile]:
 
     Raises:
         NotFound: There is nothing at `path`.
+        ConfigError: There cannot be anything: it is too long, or a loop of links.
         CheckpointRefused: It must not be published as it is; `facts["reason"]` is a slug.
         StoreError: It cannot be read.
     """
-    if not path.exists():
-        raise NotFound(f"{path} does not exist", path=str(path))
-    if not path.is_dir():
+    if not _is_directory(path):
         raise CheckpointRefused(
             f"{path} is not a directory",
             hint="publish the directory that holds the checkpoint's files",
             reason="not_a_directory",
             path=str(path),
         )
-    root = path.resolve()
     try:
+        root = path.resolve()
         sizes = sort_by_path(_walk(root, ""))
         _check_names(path, sizes)
         files = dict(sizes)
         for name in files:
             _check_content(root, name, files)
     except OSError as error:
-        raise StoreError(f"cannot read {error.filename or path}: {error.strerror}", path=str(path)) from error
+        raise _unreadable(path, error) from error
     return [ScannedFile(name, size) for name, size in sizes]
+
+
+def _is_directory(path: Path) -> bool:
+    """Return whether there is a directory at `path`; where there is anything else, it is not."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"{path} does not exist", path=str(path)) from error
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise _unreadable(path, error) from error
+        text = str(path)[:_QUOTED_CHARS]
+        raise ConfigError(f"the path {text!r} leads nowhere: {error.strerror}", path=text) from error
+
+
+def _unreadable(path: Path, error: OSError) -> StoreError:
+    hint = _RIGHTS if error.errno in (errno.EACCES, errno.EPERM) else None
+    return StoreError(f"cannot read {error.filename or path}: {error.strerror}", hint=hint, path=str(path))
 
 
 # --- which files there are ---

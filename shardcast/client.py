@@ -242,7 +242,7 @@ def _temporary_beside(target: Path) -> Iterator[Path]:
 def _make_locked(target: Path) -> tuple[Path, int]:
     while True:
         path = target.with_name(f"{_prefix(target)}{secrets.token_hex(8)}")
-        with disk_errors("creating", path):
+        with disk_errors("creating", target):
             path.mkdir()
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -203,15 +203,19 @@ def load(flags: dict[str, object], *, config_file: Path | None) -> NodeConfig:
     places = {upper.removeprefix(ENV_PREFIX).lower(): name for upper, name in given.items()}
     places |= {key: flag_of(key) for key in flags}
     in_file = read_settings(config_file) if config_file is not None else {}
-    from_file = {key: value for key, value in in_file.items() if key not in places}
+    texts = [f"{config_file}: unknown setting {key}" for key in in_file if key not in NodeConfig.model_fields]
+    from_file = {key: in_file[key] for key in NodeConfig.model_fields if key in in_file and key not in places}
     places |= {key: f"{config_file}: {key}" for key in from_file}
+    cause = None
     try:
-        return NodeConfig(**flags, **from_file)  # type: ignore[arg-type]
+        config = NodeConfig(**flags, **from_file)  # type: ignore[arg-type]
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False)
+        cause = error
+        texts += [_fault_text(fault, places) for fault in error.errors(include_url=False, include_context=False)]
+    if texts:
         # a list with two wrong elements is one fault
-        texts = dict.fromkeys(_fault_text(fault, places) for fault in faults)
-        raise ConfigError("; ".join(texts), hint="see shardcast-node --help") from error
+        raise ConfigError("; ".join(dict.fromkeys(texts)), hint="see shardcast-node --help") from cause
+    return config
 
 
 def flag_of(key: str) -> str:
@@ -225,8 +229,6 @@ def _fault_text(fault: Mapping[str, Any], places: Mapping[str, str]) -> str:
     match fault["type"]:
         case "missing":
             return f"{place} is missing"
-        case "extra_forbidden":
-            return f"{place.removesuffix(key)}unknown setting {key}"
         case "tuple_type" | "string_type" | "path_type" if key in _LISTS:
             return f"{place} must be a list of texts"
         case "string_type" | "path_type":

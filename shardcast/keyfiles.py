@@ -43,6 +43,8 @@ def load_key(path: Path) -> SigningKey:
     try:
         _check_status(path, os.fstat(descriptor))
         line = _LINE.fullmatch(os.read(descriptor, _BYTES_MAX))
+    except OSError as error:
+        raise StoreError(f"cannot read the key file {path}: {error.strerror}", path=str(path)) from error
     finally:
         os.close(descriptor)
     if line is None:

@@ -203,7 +203,7 @@ def _directory_beside(target: Path) -> Iterator[Path]:
     It has the name and the lock of those that `materialise` makes, so that the next pull removes what a killed one leaves.
     """
     folder = target.with_name(f".tmp-{target.name}-{secrets.token_hex(8)}")
-    with disk_errors("creating", folder):
+    with disk_errors("creating", target):
         folder.mkdir()
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

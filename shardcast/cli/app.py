@@ -32,6 +32,8 @@ def run(arguments: list[str]) -> int:
         return 0
     given = parser.parse_args(arguments)
     if "command" not in given:
+        if given.json:
+            given.page.error("no command is named")
         given.page.print_help()
         return UsageError.exit_code
     _COMMANDS[given.command](given)
@@ -145,7 +147,7 @@ def _demo(given: argparse.Namespace) -> None:
 def _completion(given: argparse.Namespace) -> None:
     from .completion import print_script
 
-    print_script(given.shell)
+    print_script(given.shell, as_json=given.json)
 
 
 def _session(given: argparse.Namespace) -> Session:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from shardcast_proto.errors import ShardcastError
 
-from .output import printable, size_text
+from .output import printable, size_text, writing
 from .session import Session
 
 FILES: Final = ":files"
@@ -45,8 +45,9 @@ class _Place(NamedTuple):
 def print_candidates(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Print the candidates for the last of the words that follow the program's name."""
     *before, current = words or [""]
-    for candidate, summary in candidates(parser, before, current):
-        print(f"{candidate}\t{printable(summary)}" if summary else candidate)
+    with writing():
+        for candidate, summary in candidates(parser, before, current):
+            print(f"{candidate}\t{printable(summary)}" if summary else candidate)
 
 
 def candidates(parser: argparse.ArgumentParser, before: list[str], current: str) -> Iterator[tuple[str, str]]:
@@ -132,13 +133,19 @@ def _channels(place: _Place) -> Iterator[tuple[str, str]]:
 
 
 def _versions(place: _Place, current: str) -> Iterator[tuple[str, str]]:
-    channel, at, _ = current.partition("@")
-    if not at:
+    mark = "#" if "#" in current else "@"
+    channel, is_marked, _ = current.partition(mark)
+    if not is_marked:
         yield from _channels(place)
         return
+    key = "seq" if mark == "#" else "step"
+    offered: set[int] = set()
     with suppress(ShardcastError):
         for view in _session(place).client().versions(channel, timeout_s=_TIMEOUT_S):
-            yield f"{channel}@{view['step']}", f"{view['state']}, {size_text(view['bytes'])}"
+            # of a step that was published again after a rewind, the newest version, which is what its name means
+            if view[key] not in offered:
+                offered.add(view[key])
+                yield f"{channel}{mark}{view[key]}", f"{view['state']}, {size_text(view['bytes'])}"
 
 
 def _session(place: _Place) -> Session:

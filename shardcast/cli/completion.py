@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from .output import print_result, writing
+
 #: bash splits words at `@`, `:` and `=` too, so the words are taken from the line, and what bash has already is cut off the candidates.
 _BASH: Final = r"""# bash completion of shardcast
 _shardcast() {
@@ -69,6 +71,11 @@ complete -c shardcast -f -k -a '(__shardcast_candidates)'
 _SCRIPTS: Final = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
-def print_script(shell: str) -> None:
+def print_script(shell: str, *, as_json: bool) -> None:
     """Print what a shell is to run."""
-    print(_SCRIPTS[shell], end="")
+    script = _SCRIPTS[shell]
+    if as_json:
+        print_result({"shell": shell, "script": script}, [], as_json=True)
+        return
+    with writing():
+        print(script, end="")

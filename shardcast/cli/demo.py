@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from .output import print_result
+from .output import print_result, writing
+from .session import absolute
 
 
 def demo(*, size_bytes: int, keep: Path | None, as_json: bool, progress: bool | None) -> None:
@@ -20,12 +21,14 @@ def demo(*, size_bytes: int, keep: Path | None, as_json: bool, progress: bool | 
     mode: Mode = "live" if sys.stderr.isatty() else "plain"
     if progress is False or (as_json and progress is None and mode == "plain"):
         mode = "quiet"
-    report = run_demo(DemoOptions(size_bytes=size_bytes, keep=keep, mode=mode))
+    home = None if keep is None else absolute(keep)
+    report = run_demo(DemoOptions(size_bytes=size_bytes, keep=home, mode=mode))
     if as_json:
         print_result(report.document(), [], as_json=True)
         return
     from rich.console import Console
 
     console = Console(highlight=False)
-    for drawn in report.tables():
-        console.print(drawn, soft_wrap=isinstance(drawn, str))
+    with writing():
+        for drawn in report.tables():
+            console.print(drawn, soft_wrap=isinstance(drawn, str))

@@ -32,6 +32,11 @@ def add_daemon(parser: Parser, default: str | None = argparse.SUPPRESS) -> None:
     )
 
 
+def add_json(parser: Parser) -> None:
+    """Add the flag that asks for an object."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object, also for an error")
+
+
 def add_progress(parser: Parser) -> None:
     """Add the flag that shows or hides progress."""
     parser.add_argument(

@@ -6,6 +6,7 @@ people write both.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ def build() -> Parser:
     parser = Parser(
         prog="shardcast", description="Publish model checkpoints to a fleet, and pull them, verified chunk by chunk."
     )
-    parser.set_defaults(page=parser)
+    parser.set_defaults(page=parser, json=False)
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the version and leave")
     flags.add_daemon(parser, default=None)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
@@ -39,6 +40,7 @@ def build() -> Parser:
 
 def _build_channel(commands: Any) -> None:
     channel = commands.add_parser("channel", help="make channels", description="Make channels.")
+    flags.add_json(channel)
     channel.set_defaults(page=channel)
     parser = _add_command(
         channel.add_subparsers(metavar="COMMAND", parser_class=Parser),
@@ -46,6 +48,8 @@ def _build_channel(commands: Any) -> None:
         "make a channel",
         "Make a channel: DIR/NAME.root for every node, DIR/NAME.root.key to keep offline, DIR/NAME.key for the origin.",
     )
+    # given in front of `create` too, and must not be taken back here
+    parser.set_defaults(json=argparse.SUPPRESS)
     parser.add_argument("name", metavar="NEW_NAME", help="letters, digits and . _ -")
     parser.add_argument("--dir", metavar="DIR", type=Path, required=True, help="where the files go; made if need be")
     parser.set_defaults(command="channel create")
@@ -182,8 +186,9 @@ def _build_completion(commands: Any) -> None:
             " fish: shardcast completion fish > ~/.config/fish/completions/shardcast.fish"
         ),
     )
+    flags.add_json(parser)
     parser.add_argument("shell", choices=SHELLS)
-    parser.set_defaults(command="completion", json=False)
+    parser.set_defaults(command="completion")
 
 
 def _add_asking(commands: Any, name: str, summary: str, description: str) -> Parser:
@@ -194,6 +199,6 @@ def _add_asking(commands: Any, name: str, summary: str, description: str) -> Par
 
 def _add_command(commands: Any, name: str, summary: str, description: str) -> Parser:
     parser: Parser = commands.add_parser(name, help=summary, description=description)
-    parser.add_argument("--json", action="store_true", help="print one JSON object, also for an error")
+    flags.add_json(parser)
     parser.set_defaults(command=name)
     return parser

@@ -7,14 +7,16 @@ with their control characters escaped: nobody may move our user's cursor.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import PurePath
-from typing import Final
+from typing import Final, TextIO
 
-from shardcast_proto.errors import ShardcastError
+from shardcast_proto.errors import ShardcastError, StoreError
 from shardcast_proto.ids import format_digest
 from shardcast_proto.limits import DIGEST_BYTES
 
@@ -22,25 +24,71 @@ _NUMBER: Final = re.compile(r"[0-9][0-9.]*(%| [A-Za-z/]+)?")
 
 
 def print_result(document: Mapping[str, object], lines: Iterable[str], *, as_json: bool) -> None:
-    """Print what a command found out: the object, or the lines for people."""
-    if as_json:
-        print(_json(document))
-        return
-    for line in lines:
-        print(printable(line))
+    """Print what a command found out: the object, or the lines for people.
+
+    Raises:
+        StoreError: Standard output takes nothing more.
+    """
+    with writing():
+        if as_json:
+            print(_json(document))
+            return
+        for line in lines:
+            print(printable(line))
 
 
-def print_error(error: ShardcastError, *, as_json: bool) -> None:
-    """Print an error: one sentence on stderr, and with `as_json` an object on stdout."""
+def print_error(error: ShardcastError, *, as_json: bool, program: str = "shardcast") -> None:
+    """Print an error: one sentence on stderr, and with `as_json` an object on stdout, as far as these take it."""
     if as_json:
         facts = {"code": error.code, "message": error.message, "hint": error.hint, "facts": error.facts}
-        print(_json({"error": facts}), flush=True)
-    print(f"shardcast: {printable(error.describe())}", file=sys.stderr)
+        try:
+            print(_json({"error": facts}), flush=True)
+        except OSError:  # the sentence will say what matters
+            silence(sys.stdout)
+    print_note(error.describe(), program=program)
 
 
-def print_note(text: str) -> None:
+def print_note(text: str, *, program: str = "shardcast") -> None:
     """Print something for people that is no data."""
-    print(f"shardcast: {printable(text)}", file=sys.stderr)
+    print_aside(f"{program}: {printable(text)}")
+
+
+def print_aside(line: str) -> None:
+    """Print a line to stderr, if there is somebody who takes it: no command fails for the want of a listener."""
+    try:
+        print(line, file=sys.stderr)
+    except OSError:
+        silence(sys.stderr)
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Write to standard output inside.
+
+    Raises:
+        StoreError: It takes nothing more: a full disk.
+        BrokenPipeError: Whoever read it has left.
+    """
+    try:
+        yield
+    except OSError as error:
+        silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise StoreError(
+            f"cannot write to standard output: {error.strerror or error}",
+            hint="make room where it goes to, or send it elsewhere",
+        ) from error
+
+
+def silence(stream: TextIO) -> None:
+    """Send what is left in a stream nowhere, or the interpreter would fail again when it flushes at the end."""
+    with suppress(OSError, ValueError):  # a stream of a test has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .output import size_text
+from .output import print_aside, size_text
 
 #: Told (bytes done, bytes in total); knows no news from old ones.
 UpdateFn = Callable[[int, int], None]
@@ -64,4 +64,4 @@ class _Lines:
         tenth = 10 * min(done, total) // total if total else 10
         if tenth != self._tenth:
             self._tenth = tenth
-            print(f"{self._what} {10 * tenth}% of {size_text(total)}", file=sys.stderr)
+            print_aside(f"{self._what} {10 * tenth}% of {size_text(total)}")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from shardcast.api_client import View
-from shardcast_proto.errors import NotFound
+from shardcast_proto.errors import ConfigError, NotFound
 
+from .ending import Interrupted
 from .output import print_note, print_result, size_text
 from .progress import UpdateFn, progress_bar
-from .session import Session
+from .session import Session, absolute
 from .usage import UsageError
+
+#: Characters of a path that is too long, in the error that says so.
+_QUOTED_CHARS: Final = 200
 
 
 def publish(session: Session, path: str, channel: str, options: Mapping[str, object]) -> None:
@@ -19,6 +25,8 @@ def publish(session: Session, path: str, channel: str, options: Mapping[str, obj
 
     Raises:
         UsageError: The path is `-`.
+        ConfigError: The path is too long, or a loop of links, or starts at a directory that is gone.
+        Interrupted: Ctrl-C, while the daemon goes on.
         NotFound: There is nothing at `path`, or no such channel.
         TransferError: What was waited for did not happen in time.
     """
@@ -28,7 +36,7 @@ def publish(session: Session, path: str, channel: str, options: Mapping[str, obj
             hint="write the files to a directory and publish that; from Python, shardcast.Publisher takes tensors",
         )
     api = session.client()
-    directory = Path(path).absolute()
+    directory = absolute(Path(path))
     if api.is_local and "wait_marker" not in options:
         _check_path(directory)
     request = {"path": str(directory), **options}
@@ -36,10 +44,12 @@ def publish(session: Session, path: str, channel: str, options: Mapping[str, obj
         teller = _Teller(update, shown=session.shows_progress)
         try:
             result = api.publish(channel, request, teller.tell)
-        except KeyboardInterrupt:
-            if not teller.waits_for_marker:
-                print_note("the daemon goes on publishing; ask again to see what became of it")
-            raise
+        except KeyboardInterrupt as error:
+            if teller.waits_for_marker:
+                raise
+            raise Interrupted(
+                "interrupted; the daemon goes on publishing", hint="ask again to see what became of it"
+            ) from error
     print_result(result, [_sentence(result)], as_json=session.as_json)
 
 
@@ -79,7 +89,9 @@ def _check_path(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is nothing at {path}", path=str(path)) from error
     except OSError as error:
-        print_note(f"cannot look at {path}: {error.strerror}")
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            text = str(path)[:_QUOTED_CHARS]
+            raise ConfigError(f"the path {text!r} leads nowhere: {error.strerror}", path=text) from error
 
 
 def _sentence(result: Mapping[str, object]) -> str:

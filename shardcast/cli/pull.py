@@ -10,7 +10,7 @@ from shardcast.pull import pull as pull_version
 from .output import print_result, size_text
 from .progress import progress_bar
 from .selector import parse_selector
-from .session import Session
+from .session import Session, absolute
 from .wait import wait_for
 
 
@@ -21,13 +21,14 @@ def pull(session: Session, version: str, directory: Path, *, wait: bool, timeout
         NotReady: The version is not complete, or not in time.
         Conflict: Something else is at `directory`.
     """
+    place = absolute(directory)
     api = session.client()
     view = wait_for(session, api, version, timeout_s=timeout_s) if wait else api.version(*parse_selector(version))
     with progress_bar("pulling", shown=session.shows_progress) as update:
         pulled = pull_version(api, view, directory, on_progress=update)
     document = {
         **view,
-        "directory": str(directory.absolute()),
+        "directory": str(place),
         "was_there": pulled.was_there,
         "linked_bytes": pulled.linked_bytes,
         "copied_bytes": pulled.copied_bytes,

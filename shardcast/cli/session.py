@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shardcast.plain_files import TOKEN_BYTES_MAX, read_plain
 from shardcast_proto.errors import ConfigError
 
 if TYPE_CHECKING:
     from shardcast.api_client import ApiClient
-
-#: More than any token has; what is longer is something else.
-_TOKEN_BYTES_MAX = 4096
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,23 @@ class Session:
         if not named:
             return None
         try:
-            with Path(named).open("rb") as file:
-                token = file.read(_TOKEN_BYTES_MAX).strip().decode("ascii")
-        except OSError as error:
-            raise ConfigError(f"cannot read the token file {named}: {error.strerror}", path=str(named)) from error
+            token = read_plain(Path(named), "token file", bytes_max=TOKEN_BYTES_MAX).data.strip().decode("ascii")
         except UnicodeDecodeError as error:
             raise ConfigError(f"the token file {named} holds no text in ASCII", path=str(named)) from error
         if not token.isprintable() or " " in token or not token:
             raise ConfigError(f"the token file {named} holds no token", path=str(named))
         return token
+
+
+def absolute(path: Path) -> Path:
+    """Return a path as the daemon, which works elsewhere, can find it.
+
+    Raises:
+        ConfigError: It starts at the working directory, which is gone.
+    """
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot say where {path} is: the working directory is gone", hint="cd to one that exists", path=str(path)
+        ) from error

@@ -15,7 +15,7 @@ from shardcast.api_client import View
 from shardcast_proto.errors import DaemonUnreachable
 
 from .look import Look, Sample, compare, take_sample
-from .output import print_result
+from .output import print_result, writing
 from .session import Session
 
 
@@ -37,7 +37,8 @@ def top(session: Session, *, interval_s: float, frames: int | None) -> None:
             before, sample = sample, take_sample(api)
             if not session.as_json:
                 print_result({}, lines(compare(before, sample)), as_json=False)
-                sys.stdout.flush()
+                with writing():
+                    sys.stdout.flush()
         if session.as_json:
             print_result(_document(compare(before, sample)), [], as_json=True)
         return

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 from shardcast_proto.errors import ShardcastError
 
+from .output import writing
+
 
 class UsageError(ShardcastError):
     """The command line makes no sense."""
@@ -32,6 +34,15 @@ class Parser(argparse.ArgumentParser):
         """
         raise UsageError(message, hint=f"see {self.prog} --help")
 
+    def print_help(self, file: Any = None) -> None:
+        """Print the page of help; `argparse` would not say when nobody can take it.
+
+        Raises:
+            StoreError: Standard output takes nothing more.
+        """
+        with writing():
+            print(self.format_help(), end="", file=file)
+
 
 class ShowVersion(argparse.Action):
     """The flag `--version`."""
@@ -40,5 +51,6 @@ class ShowVersion(argparse.Action):
         """Print the version and leave."""
         from shardcast import __version__
 
-        print(f"shardcast {__version__}")
+        with writing():
+            print(f"shardcast {__version__}")
         parser.exit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,7 @@ from shardcast_proto.errors import IntegrityError, NotFound
 from .output import print_result, size_text
 from .progress import progress_bar
 from .selector import parse_selector
-from .session import Session
+from .session import Session, absolute
 
 #: Differences that an error quotes; all of them are in its facts, up to the second number.
 _QUOTED: Final = 3
@@ -41,7 +42,8 @@ def verify_directory(session: Session, version: str, directory: Path) -> None:
     """
     from shardcast.client import verify_tree
 
-    if not directory.is_dir():
+    place = absolute(directory)
+    if not os.path.isdir(directory):  # noqa: PTH112 - Path.is_dir raises for a path that is too long
         raise NotFound(f"there is no directory {directory}", path=str(directory))
     api = session.client()
     view = api.version(*parse_selector(version))
@@ -58,6 +60,6 @@ def verify_directory(session: Session, version: str, directory: Path) -> None:
             difference_count=len(differences),
             differences=[difference._asdict() for difference in differences[:_LISTED]],
         )
-    document = {**view, "directory": str(directory.absolute()), "identical": True}
+    document = {**view, "directory": str(place), "identical": True}
     line = f"{directory} is {which} in every byte: {len(manifest.files)} files, {size_text(manifest.total_bytes)}"
     print_result(document, [line], as_json=session.as_json)

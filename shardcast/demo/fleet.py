@@ -171,5 +171,5 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 def _environment() -> dict[str, str]:
     """Return the variables for a node: ours without settings for nodes, with the places where we import from."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARDCAST_")}
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("SHARDCAST_")}
     return {**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

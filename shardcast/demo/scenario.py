@@ -6,6 +6,7 @@ pulled directory is byte for byte the published one.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -19,6 +20,7 @@ from shardcast.api_client import ApiClient, View
 from shardcast.channel_files import ChannelFiles, create_channel
 from shardcast.demo_data import write_demo_checkpoint
 from shardcast.pull import pull
+from shardcast.store.faults import disk_errors, free_bytes
 from shardcast_proto.errors import Conflict, StoreError
 
 from .compare import compare_trees, probe_range
@@ -86,14 +88,23 @@ def run_demo(options: DemoOptions) -> DemoReport:
 def _workplace(options: DemoOptions, interrupts: Interrupts) -> Iterator[Path]:
     """Make the directory that everything happens in."""
     if options.keep is not None:
-        directory = options.keep.absolute()
-        if directory.exists() and any(directory.iterdir()):
+        with disk_errors("looking at", options.keep):
+            directory = options.keep.absolute()
+            is_used = os.path.lexists(directory) and any(directory.iterdir())
+        if is_used:
             raise Conflict(f"{directory} is not empty", hint="choose a new directory for --keep", path=str(directory))
-        directory.mkdir(parents=True, exist_ok=True)
+        # nothing is made where there is no room
         _check_room(directory, options.size_bytes)
+        with disk_errors("creating", directory):
+            directory.mkdir(parents=True, exist_ok=True)
         yield directory
         return
-    directory = Path(tempfile.mkdtemp(prefix="shardcast-demo-"))
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="shardcast-demo-"))
+    except OSError as error:
+        raise StoreError(
+            f"cannot make a temporary directory: {error.strerror}", hint="name a directory with --keep"
+        ) from error
     try:
         _check_room(directory, options.size_bytes)
         yield directory
@@ -103,7 +114,7 @@ def _workplace(options: DemoOptions, interrupts: Interrupts) -> Iterator[Path]:
 
 
 def _check_room(directory: Path, size_bytes: int) -> None:
-    needed, free = int(1.1 * _COPIES * size_bytes), shutil.disk_usage(directory).free
+    needed, free = int(1.1 * _COPIES * size_bytes), free_bytes(directory)
     if free < needed:
         raise StoreError(
             f"the demo needs {needed / 1e9:.1f} GB in {directory}, {free / 1e9:.1f} GB are free",
@@ -154,7 +165,9 @@ class _Demo:
         return api
 
     def _write(self, step: int) -> None:
-        write_demo_checkpoint(self._checkpoint(step), self._options.size_bytes, SEED, step)
+        path = self._checkpoint(step)
+        with disk_errors("writing", path):
+            write_demo_checkpoint(path, self._options.size_bytes, SEED, step)
 
     def _checkpoint(self, step: int) -> Path:
         return self._directory / f"step-{step}"

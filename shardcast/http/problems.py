@@ -17,6 +17,8 @@ from aiohttp import web
 
 from shardcast_proto.errors import ShardcastError
 
+from .api_answers import FIELDS
+
 CONTENT_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:shardcast:error:"
 #: Texts of one fact; a longer one is somebody's input, cut here.
@@ -73,7 +75,7 @@ def _response(document: Mapping[str, object], headers: Mapping[str, str] | None)
     if not isinstance(status, int):
         raise TypeError(f"a status is a number, not {status!r}")
     body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
-    return web.Response(status=status, body=body, content_type=CONTENT_TYPE, headers=headers)
+    return web.Response(status=status, body=body, content_type=CONTENT_TYPE, headers={**FIELDS, **(headers or {})})
 
 
 def _plain(value: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from shardcast.http.data_client import DataClient
 from shardcast.http.data_server import DataServer
 from shardcast.keyfiles import load_key
 from shardcast.p2p import P2pNode, load_or_create_seed
+from shardcast.plain_files import read_plain
 from shardcast.shell.carried import CarriedServer
 from shardcast.shell.channels import FollowedChannel
 from shardcast.shell.contacts import Contacts, OwnAddresses, endpoint_of
@@ -25,10 +26,17 @@ from shardcast.shell.shell import Shell
 from shardcast.shell.tasks import Tasks
 from shardcast.shell.versions import Versions
 from shardcast.store import Link, Store
-from shardcast_proto.errors import ConfigError, InvariantViolated, ShardcastError, TransferError
+from shardcast_proto.errors import (
+    ConfigError,
+    InvariantViolated,
+    RemoteProtocolError,
+    ShardcastError,
+    TransferError,
+    TrustError,
+)
 from shardcast_proto.ids import Digest
 from shardcast_proto.limits import ROOT_BYTES_MAX
-from shardcast_proto.trust import SigningKey
+from shardcast_proto.trust import SigningKey, open_root
 from shardcast_relay import RelayConfig
 
 from .desk import Desk, Identity
@@ -70,7 +78,7 @@ class Node:
     async def _start(self) -> dict[str, object]:
         config = self._config
         token = config.read_token()
-        keys = [load_key(path) for path in config.origin_key]
+        keys = {path: load_key(path) for path in config.origin_key}
         roots = [_read_root(path) for path in config.channel]
         store = await asyncio.to_thread(Store.open, config.data)
         self._opened.append(lambda: asyncio.to_thread(store.close))
@@ -200,11 +208,13 @@ class Node:
 
 
 def _read_root(path: Path) -> bytes:
+    data = read_plain(path, "root file", bytes_max=ROOT_BYTES_MAX).data
+    hint = "name the NAME.root that the channel's owner gives out: see shardcast channel create --help"
     try:
-        with path.open("rb") as file:
-            return file.read(ROOT_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read the root file {path}: {error.strerror}", path=str(path)) from error
+        open_root(data)
+    except (RemoteProtocolError, TrustError) as error:
+        raise TrustError(f"{path} is no root file: {error.message}", hint=hint, path=str(path)) from error
+    return data
 
 
 def _tell_of_given_up(store: Store, shell: Shell) -> None:
@@ -217,18 +227,19 @@ def _tell_of_given_up(store: Store, shell: Shell) -> None:
     store.on_given_up(given_up)
 
 
-def _follow(roots: Sequence[bytes], store: Store, keys: Sequence[SigningKey]) -> list[FollowedChannel]:
+def _follow(roots: Sequence[bytes], store: Store, keys: Mapping[Path, SigningKey]) -> list[FollowedChannel]:
     channels: list[FollowedChannel] = []
     for root in roots:
-        channel = FollowedChannel.open(root, store, keys, now_s=time.time())
+        channel = FollowedChannel.open(root, store, list(keys.values()), now_s=time.time())
         if any(channel.name == other.name for other in channels):
             raise ConfigError(f"two root files are for a channel called {channel.name!r}", hint="see --channel")
         channels.append(channel)
-    unused = [key for key in keys if not any(_lists(channel, key) for channel in channels)]
+    unused = [path for path, key in keys.items() if not any(_lists(channel, key) for channel in channels)]
     if unused:
         raise ConfigError(
-            f"{len(unused)} of the {len(keys)} origin keys can sign for none of the channels",
+            f"origin keys that can sign for none of the channels: {', '.join(map(str, unused))}",
             hint="the root of a channel lists its keys: see --channel and --origin-key",
+            paths=list(map(str, unused)),
         )
     return channels
 

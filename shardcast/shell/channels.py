@@ -101,7 +101,7 @@ class FollowedChannel:
         try:
             pinned = open_root(root_file)
         except RemoteProtocolError as error:
-            raise TrustError(f"the root file is refused: {error.message}") from error
+            raise TrustError(f"this is no root file: {error.message}", hint="give --channel a NAME.root") from error
         newest = root_file
         row = next((row for row in store.channels() if row.channel == pinned.channel), None)
         if row is not None:

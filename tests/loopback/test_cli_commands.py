@@ -69,9 +69,12 @@ async def test_publish_of_a_missing_path_is_4_and_asks_nobody(tmp_path, capsys):
     missing = str(tmp_path / "missing")
     async with asked(node) as api:
         code, result = await run_json(capsys, "publish", missing, "--channel", CHANNEL, "--step", "1", "--api", api)
+        too_long = await run("publish", f"/{'x' * 5000}", "--channel", CHANNEL, "--step", "1", "--api", api)
     assert (code, result["error"]["code"]) == (4, "not_found")
     assert result["error"]["message"] == f"there is nothing at {missing}"
-    assert node.published == []
+    assert (too_long, node.published) == (2, [])
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.endswith("leads nowhere: File name too long") and len(sentence) < 300
 
 
 @pytest.mark.parametrize("steps", [[], [(1, 2)]])
@@ -206,6 +209,14 @@ def test_a_file_without_a_token_is_2(tmp_path, capsys, content):
     assert main(["status", "--api", "127.0.0.1:1", "--token-file", str(token)]) == 2
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_no_token(tmp_path, capsys, make):
+    token = tmp_path / "token"
+    make(token)
+    assert main(["status", "--api", "127.0.0.1:1", "--token-file", str(token)]) == 2
+    assert capsys.readouterr().err.startswith(f"shardcast: the token file {token} is ")
+
+
 def test_no_daemon_is_3_in_one_sentence(capsys):
     assert main(["status", "--api", "127.0.0.1:1"]) == 3
     out, err = capsys.readouterr()
@@ -274,6 +285,20 @@ def test_a_usage_error_is_an_object_too(capsys):
     out, err = capsys.readouterr()
     assert json.loads(out)["error"]["code"] == "usage"
     assert len(err.splitlines()) == 1
+
+
+def test_making_channels_takes_json_in_front_of_create_too(tmp_path, capsys):
+    assert main(["channel", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
+    assert main(["channel", "--json", "create", "demo", "--dir", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "demo"
+
+
+def test_a_script_of_completion_is_an_object_too(capsys):
+    assert main(["completion", "bash", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert main(["completion", "bash"]) == 0
+    assert made == {"shell": "bash", "script": capsys.readouterr().out}
 
 
 @pytest.mark.parametrize("line", ["--help", "pull --help", "channel create --help", "--version"])

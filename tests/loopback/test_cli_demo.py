@@ -111,6 +111,16 @@ def test_a_demo_does_not_work_in_a_directory_that_is_used(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize(
+    ("place", "flags"), [("/proc/x", ()), ("/dev/null", ()), ("deep/none", ("--bytes", "999999999999999"))]
+)
+def test_a_demo_without_a_place_says_so_and_makes_none(tmp_path, place, flags):
+    with demo(tmp_path / place, *flags) as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, json.loads(out)["error"]["code"], len(err.splitlines())) == (8, "store", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_process_that_does_not_listen_is_killed():
     script = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
     deaf = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 
 import pytest
@@ -153,3 +154,14 @@ async def test_gc_says_what_is_gone(tmp_path, capsys):
     dry, real = (line for line in capsys.readouterr().out.splitlines() if " version" in line)
     assert "would be deleted" in dry and "would" not in real
     json.dumps(result)
+
+
+async def test_completion_offers_each_step_once_and_each_seq(tmp_path, capsys):
+    node = folder_node(tmp_path)
+    newest = node.versions_held[0]
+    node.versions_held.insert(0, dataclasses.replace(newest, seq=3))  # the step again, after a rewind
+    async with asked(node) as api:
+        for word in (f"{CHANNEL}@", f"{CHANNEL}#", f"{CHANNEL}#3"):
+            assert await run("--complete", "--api", api, "pull", word) == 0
+    offered = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert offered == [f"{CHANNEL}{end}" for end in ("@20", "@10", "#3", "#2", "#1", "#3")]

@@ -47,10 +47,19 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def bad_root(place: Place) -> list[str]:
-    path = place.home / "bad.root"
-    path.write_bytes(b"this is no root")
-    return place.flags(channel=path)
+def root_of(data: bytes) -> Callable[[Place], list[str]]:
+    def write(place: Place) -> list[str]:
+        path = place.home / "bad.root"
+        path.write_bytes(data)
+        return place.flags(channel=path)
+
+    return write
+
+
+def pipe(place: Place) -> Path:
+    path = place.home / "pipe"
+    os.mkfifo(path)
+    return path
 
 
 def forged_root(place: Place) -> list[str]:
@@ -78,16 +87,40 @@ def file_for_data(place: Place) -> list[str]:
 
 
 REFUSALS: dict[str, tuple[Callable[[Place], list[str]], int, str]] = {
-    "a root that is none": (bad_root, 10, "root"),
-    "a root whose signature is bad": (forged_root, 10, "signature"),
+    "a root that is none": (root_of(b"this is no root"), 10, "bad.root is no root file: "),
+    "a root that is empty": (root_of(b""), 10, "bad.root is no root file: "),
+    "a key in the place of a root": (
+        lambda place: place.flags(channel=place.files.origin_key),
+        10,
+        "demo.key is no root file: ",
+    ),
+    "a root that is a pipe": (lambda place: place.flags(channel=pipe(place)), 2, "pipe is no regular file"),
+    "a root whose signature is bad": (forged_root, 10, "forged.root is no root file: "),
     "a root that is missing": (lambda place: place.flags(channel=place.home / "none.root"), 2, "none.root"),
-    "a key of another channel": (lambda place: place.flags(origin_key=place.other.origin_key), 2, "origin keys"),
+    "a key of another channel": (lambda place: place.flags(origin_key=place.other.origin_key), 2, "other.key"),
     "a key that others can read": (loose_key, 2, "0644"),
     "a bootstrap address that is none": (lambda place: place.flags(bootstrap="10.0.0.1:7481"), 2, "--bootstrap"),
     "an identity that is broken": (broken_identity, 2, "node.key"),
     "a data directory that is a file": (file_for_data, 8, "file"),
     "an api for everybody": (lambda place: place.flags(api="0.0.0.0:0"), 2, "--token-file"),
     "a token that is missing": (lambda place: place.flags(token_file=place.home / "none"), 2, "token file"),
+    "a token that never ends": (lambda place: place.flags(token_file="/dev/zero"), 2, "/dev/zero is no regular file"),
+    "a token that is a pipe": (lambda place: place.flags(token_file=pipe(place)), 2, "pipe is no regular file"),
+    "settings that are a directory": (lambda place: place.flags(config=place.home), 2, "is a directory"),
+    "an address that is none": (
+        lambda place: place.flags(announce_p2p="foo"),
+        2,
+        "--announce-p2p: 'foo' is not IP:PORT",
+    ),
+    "a place to publish from that is none": (
+        lambda place: place.flags(publish_root="/nonexist"),
+        2,
+        "--publish-root: /nonexist cannot be looked at: No such file or directory",
+    ),
+    "a flag that there is not": (lambda place: [*place.flags(), "--foo"], 2, "No such option: --foo"),
+    "a number that is none": (lambda place: [*place.flags(), "--keep", "x"], 2, "'--keep'"),
+    "a flag without its value": (lambda place: [*place.flags(), "--keep"], 2, "'--keep' requires an argument"),
+    "a word too many": (lambda place: [*place.flags(), "extra"], 2, "(extra)"),
 }
 
 
@@ -109,7 +142,7 @@ def test_a_daemon_refuses_to_start_on_a_port_that_is_taken(plane: str, tmp_path:
 def assert_refused(ended: subprocess.CompletedProcess[str], exit_code: int, words: str) -> None:
     assert ended.returncode == exit_code, ended.stderr
     assert ended.stdout == "" and "Traceback" not in ended.stderr
-    sentence = ended.stderr.splitlines()[-1]
+    (sentence,) = [line for line in ended.stderr.splitlines() if " level=" not in line]
     assert sentence.startswith("shardcast-node: ") and words in sentence
 
 
@@ -217,12 +250,36 @@ def test_a_daemon_that_is_broken_ends_with_seventy_and_says_why(program: str, wo
     assert "shardcast-node: " in ended.stderr
 
 
-def test_a_daemon_that_is_told_to_stop_while_it_starts_stops(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_that_is_told_to_stop_while_it_starts_stops(number: signal.Signals, tmp_path: Path) -> None:
     place = Place(tmp_path)
     process = subprocess.Popen(
-        [sys.executable, "-m", "shardcast.daemon", *place.flags()], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [sys.executable, "-m", "shardcast.daemon", *place.flags()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     )
     until(lambda: (place.home / "data" / "state.db").exists(), 20.0)
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=10)
-    assert process.returncode == 0 and "Traceback" not in log, log
+    process.send_signal(number)
+    ready, log = process.communicate(timeout=10)
+    assert process.returncode == (130 if number == signal.SIGINT and not ready else 0), log
+    assert "Traceback" not in log
+
+
+def test_a_daemon_that_serves_ends_well_by_ctrl_c(tmp_path: Path) -> None:
+    with swarm(tmp_path) as made:
+        node = made.origin()
+        node.signal(signal.SIGINT)
+        until(lambda: not node.is_running, 10.0)
+        assert node.stop() == 0 and "Traceback" not in node.log(), node.log()
+
+
+@pytest.mark.parametrize("flag", [None, "--print-config", "--help"])
+def test_a_daemon_whose_output_goes_to_a_full_disk_says_so(flag: str | None, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "shardcast.daemon", *Place(tmp_path).flags(), *([flag] if flag else [])]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, env=ENVIRONMENT)
+    (sentence,) = [line for line in ended.stderr.splitlines() if " level=" not in line]
+    assert ended.returncode == 8
+    assert sentence.startswith("shardcast-node: cannot write to standard output: No space left on device"), sentence

@@ -230,7 +230,8 @@ def test_a_directory_is_taken_once_its_marker_is_there(tmp_path: Path) -> None:
 
 def test_a_spool_is_private_published_and_swept(tmp_path: Path) -> None:
     with swarm(tmp_path) as made:
-        origin = made.origin("--publish-root", str(tmp_path / "nowhere"))
+        (tmp_path / "elsewhere").mkdir()
+        origin = made.origin("--publish-root", str(tmp_path / "elsewhere"))
         status, spool = ask(origin, "POST", "channels/demo/spool")
         path = Path(spool["path"])
         assert status == 201 and path.is_relative_to(origin.data) and path.stat().st_mode & 0o777 == 0o700

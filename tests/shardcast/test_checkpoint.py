@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from shardcast.checkpoint import JSON_BYTES_MAX, CheckpointRefused, scan
 from shardcast.demo_data import BYTES_MIN, SHARDS, write_demo_checkpoint
-from shardcast_proto.errors import NotFound
+from shardcast_proto.errors import ConfigError, NotFound, StoreError
 
 
 def shard(header, data=b"", *, length=None):
@@ -82,6 +82,34 @@ def test_a_whole_checkpoint_is_listed_as_a_manifest_sorts_it(tmp_path):
 def test_a_missing_path_is_not_found(tmp_path):
     with pytest.raises(NotFound, match="does not exist"):
         scan(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotFound, match="does not exist"):
+        scan(tmp_path / "file" / "below")
+
+
+def test_a_path_that_leads_nowhere_is_refused_and_quoted_in_part(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for path, why in ((tmp_path / ("x" * 5000), "File name too long"), (tmp_path / "loop", "Too many levels")):
+        with pytest.raises(ConfigError, match=f"leads nowhere: {why}") as caught:
+            scan(path)
+        assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("below", ["", "ckpt"])
+def test_a_path_that_may_not_be_looked_at_is_refused_with_what_to_do(tmp_path, below):
+    closed = tmp_path / "closed"
+    (closed / "ckpt").mkdir(parents=True)
+    closed.chmod(0)
+    path, user = closed / below, os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65_534)
+        with pytest.raises(StoreError, match=f"cannot read {path}: Permission denied") as caught:
+            scan(path)
+    finally:
+        os.seteuid(user)
+        closed.chmod(0o700)
+    assert caught.value.hint and "right to read" in caught.value.hint
 
 
 REFUSALS = {

@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -169,3 +170,8 @@ def test_a_directory_is_compared_file_by_file_and_byte_by_byte(tmp_path):
 def test_a_directory_that_is_not_there_cannot_be_compared(tmp_path):
     with pytest.raises(StoreError):
         verify_tree(tmp_path / "nowhere", MANIFEST)
+
+
+def test_a_place_where_nothing_can_be_made_is_named_as_it_was_given(version):
+    with pytest.raises(StoreError, match="while creating /proc/out: "):
+        materialise(version, MANIFEST, Path("/proc/out"))

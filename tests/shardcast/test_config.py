@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shardcast.config import load, split_endpoint
+from shardcast.config import CONFIG_BYTES_MAX, load, split_endpoint
 from shardcast_proto.errors import ConfigError
 
 
@@ -41,7 +43,7 @@ def test_everything_needed_may_stand_in_the_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_is_an_error_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="unknown setting up_mpbs"):
+    with pytest.raises(ConfigError, match=r"node\.toml: unknown setting up_mpbs$"):
         load(flags(), config_file=toml(tmp_path, "up_mpbs = 4"))
     monkeypatch.setenv("SHARDCAST_UP_MPBS", "4")
     with pytest.raises(ConfigError, match="SHARDCAST_UP_MPBS"):
@@ -126,3 +128,98 @@ def test_a_downlink_is_a_rate(rate: object) -> None:
     assert load(flags(down_mbps=40), config_file=None).down_mbps == 40
     with pytest.raises(ConfigError, match="--down-mbps"):
         load(flags(down_mbps=rate), config_file=None)
+
+
+@pytest.mark.parametrize("name", ["SHARDCAST_KEEP", "shardcast_keep", "Shardcast_Keep"])
+def test_a_variable_counts_in_any_case(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "9")
+    assert load(flags(), config_file=None).keep == 9
+    monkeypatch.setenv(f"{name}R", "9")
+    with pytest.raises(ConfigError, match=f"unknown variables {name}R$"):
+        load(flags(), config_file=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("foo = 1", "{file}: unknown setting foo"),
+        ("_env_file = '/etc/passwd'", "{file}: unknown setting _env_file"),
+        ("bootstrap = 5", "{file}: bootstrap must be a list of texts"),
+        ("bootstrap = [5, 6]", "{file}: bootstrap must be a list of texts"),
+        ("channel = {a = 1}\nfoo = 1", "{file}: unknown setting foo; {file}: channel must be a list of texts"),
+        ("data = 5", "{file}: data must be a text"),
+        ("p2p = 'foo'", "{file}: p2p: 'foo' is not IP:PORT"),
+    ],
+)
+def test_a_fault_of_the_file_names_the_file(tmp_path: Path, text: str, sentence: str) -> None:
+    path = toml(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load({key: value for key, value in flags().items() if key not in text}, config_file=path)
+    assert caught.value.message == sentence.format(file=path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("p2p", "foo"),
+        ("p2p", "none"),
+        ("announce_p2p", "foo"),
+        ("api", "1.2.3.4:x"),
+        ("serve", f"1.2.3.4:{'9' * 5000}"),
+    ],
+)
+def test_what_is_no_address_is_named_with_its_flag(key: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(flags(**{key: value}), config_file=None)
+    assert caught.value.message == f"--{key.replace('_', '-')}: {value!r} is not IP:PORT"
+
+
+def test_a_fault_of_a_variable_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("shardcast_p2p", "foo")
+    with pytest.raises(ConfigError, match=r"^shardcast_p2p: 'foo' is not IP:PORT$"):
+        load(flags(), config_file=None)
+
+
+def fifo(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def large(path: Path) -> Path:
+    path.write_bytes(b"#" * (CONFIG_BYTES_MAX + 1))
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: Path("/dev/zero"), "is no regular file"),
+        (fifo, "is no regular file"),
+        (folder, "is a directory"),
+        (large, "has more than"),
+        (lambda path: path, "No such file"),
+        (lambda path: Path("/") / ("x" * 5000), "File name too long"),
+        (lambda path: Path("a\0b"), "null byte"),
+    ],
+)
+def test_only_a_small_regular_file_is_read(tmp_path: Path, make: Callable[[Path], Path], why: str) -> None:
+    path = make(tmp_path / "it")
+    with pytest.raises(ConfigError, match=f"the config file .*{why}"):
+        load(flags(), config_file=path)
+    with pytest.raises(ConfigError, match=f"the token file .*{why}"):
+        load(flags(token_file=path), config_file=None).read_token()
+
+
+def test_a_directory_to_publish_from_must_be_there(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    load(flags(publish_root=[tmp_path]), config_file=None).check_publish_roots()
+    for root, why in ((tmp_path / "none", "No such file"), (file, "is no directory")):
+        with pytest.raises(ConfigError, match=f"--publish-root: {root} .*{why}"):
+            load(flags(publish_root=[tmp_path, root]), config_file=None).check_publish_roots()

@@ -80,3 +80,13 @@ def test_a_fault_of_ours_tells_nothing_but_that_it_happened():
     response = problem_of_fault()
     assert response.status == 500
     assert set(body_of(response)) == {"type", "title", "status", "detail"}
+
+
+def test_a_problem_has_the_fields_of_every_other_answer():
+    fields = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "shardcast"}
+    for response in (
+        problem_response(errors.NotFound("no such channel")),
+        problem_of_status(405, "no", headers={"Allow": "GET"}),
+        problem_of_fault(),
+    ):
+        assert {name: response.headers.get(name) for name in fields} == fields

@@ -1,0 +1,5 @@
+"""The `shardcast-node` command, as `python -m shardcast.daemon`."""
+
+from . import main
+
+main()
