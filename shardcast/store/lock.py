@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
+from typing import Final
 
 from shardcast_proto.errors import StoreError
 
 from .faults import disk_errors
+
+#: Half a second for who has just taken the lock to say who it is.
+_LOOKS: Final = 50
+_LOOK_S: Final = 0.01
 
 
 class DirectoryLock:
@@ -36,7 +42,7 @@ class DirectoryLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            holder = _holder_of(descriptor)
             raise StoreError(
                 f"data directory {path.parent} is in use by process {holder}",
                 hint="one daemon per data directory: stop that one, or choose another --data",
@@ -52,3 +58,12 @@ class DirectoryLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _holder_of(descriptor: int) -> str:
+    """Return the process id in a lock file; its holder writes it a moment after it has taken the lock."""
+    for _ in range(_LOOKS):
+        if name := os.pread(descriptor, 32, 0).decode("ascii", "replace").strip():
+            return name
+        time.sleep(_LOOK_S)
+    return "unknown"
