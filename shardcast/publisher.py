@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeAlias
 from shardcast_proto.errors import ConfigError, Conflict, DaemonUnreachable, NotFound, RemoteProtocolError
 from shardcast_proto.paths import check_paths
 
-from .api_client import API_DEFAULT, ApiClient
+from .api_client import ApiClient
 from .tensor_files import SHARD_BYTES, write_tensors
 
 Link = Literal["auto", "reflink", "hardlink", "copy"]
@@ -78,7 +78,7 @@ class Publisher:
             ConfigError: The address is none.
         """
         self.channel = channel
-        self._api = ApiClient(api or os.environ.get("SHARDCAST_API") or API_DEFAULT, token=token)
+        self._api = ApiClient(api, token=token)
 
     def publish(
         self,

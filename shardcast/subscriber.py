@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from shardcast_proto.errors import ConfigError, DaemonUnreachable, NotFound, NotReady
 
-from .api_client import API_DEFAULT, ApiClient
+from .api_client import ApiClient
 from .pull import pull
 
 #: One long poll for events.
@@ -81,7 +81,7 @@ class Subscriber:
             ConfigError: The address is none.
         """
         self.channel = channel
-        self._api = ApiClient(api or os.environ.get("SHARDCAST_API") or API_DEFAULT, token=token)
+        self._api = ApiClient(api, token=token)
 
     def versions(self) -> list[Version]:
         """Return the versions that the node knows, newest first, complete or not.

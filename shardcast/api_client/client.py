@@ -5,6 +5,7 @@ Views are the plain dicts of the API: `shardcast.http.facade` says what is in th
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,17 +43,17 @@ class ApiClient:
         is_local: Whether it runs on this host, and so sees the same paths.
     """
 
-    def __init__(self, url: str = API_DEFAULT, *, token: str | None = None) -> None:
+    def __init__(self, url: str | None = None, *, token: str | None = None) -> None:
         """Hold the address; nothing is opened yet.
 
         Args:
-            url: `http://HOST:PORT`, or `HOST:PORT`.
+            url: `http://HOST:PORT`, or `HOST:PORT`; None means `SHARDCAST_API`, else the port that a node opens by default.
             token: What a daemon that binds more than loopback asks for.
 
         Raises:
             ConfigError: The address is none.
         """
-        self._transport = Transport(url, token)
+        self._transport = Transport(url or os.environ.get("SHARDCAST_API") or API_DEFAULT, token)
         self.url = self._transport.url
         self.is_local = self._transport.is_local
 

@@ -42,9 +42,9 @@ class Session:
         Raises:
             ConfigError: The address is none, or the token cannot be read.
         """
-        from shardcast.api_client import API_DEFAULT, ApiClient
+        from shardcast.api_client import ApiClient
 
-        return ApiClient(self.api or os.environ.get("SHARDCAST_API") or API_DEFAULT, token=self._token())
+        return ApiClient(self.api, token=self._token())
 
     def _token(self) -> str | None:
         named = self.token_file or os.environ.get("SHARDCAST_TOKEN_FILE")

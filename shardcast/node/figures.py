@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from shardcast import __version__
 from shardcast.http.data_server import DataServer
@@ -13,6 +13,7 @@ from shardcast.shell.channels import FollowedChannel
 from shardcast.shell.shell import Shell
 from shardcast.store import Store
 from shardcast.store.faults import free_bytes
+from shardcast_proto.ids import Digest
 from shardcast_proto.trust import Freshness
 
 from .traffic import Traffic
@@ -41,7 +42,9 @@ class FigureReader:
         now_s = asyncio.get_running_loop().time()
         sizes: Counter[str] = Counter(complete=0, staging=0, failed=0)
         counts: Counter[str] = Counter(complete=0, staging=0, failed=0)
+        states: dict[Digest, str] = {}
         for row in self._store.versions():
+            states[row.manifest] = row.state
             sizes[row.state] += row.bytes
             counts[row.state] += 1
         reputations = shell.machine.downloads.reputations.values()
@@ -64,18 +67,17 @@ class FigureReader:
             store_free_bytes=free_bytes(self._store.data_dir),
             store_bytes=sizes,
             store_versions=counts,
-            channels=[self._channel(channel) for channel in shell.channels.values()],
+            channels=[self._channel(channel, states) for channel in shell.channels.values()],
         )
 
-    def _channel(self, channel: FollowedChannel) -> ChannelFigures:
+    def _channel(self, channel: FollowedChannel, states: Mapping[Digest, str]) -> ChannelFigures:
         heads = self._store.heads(channel.id, limit=64)
-        rows = {row.manifest: row.state for row in self._store.versions()}
-        complete = next((head for head in heads if rows.get(head.manifest) == "complete"), None)
+        complete = next((head for head in heads if states.get(head.manifest) == "complete"), None)
         return ChannelFigures(
             name=channel.name,
             is_fresh=channel.freshness(self._clock()) is Freshness.FRESH,
             newest_step=heads[0].step if heads else None,
             newest_received_at_s=heads[0].received_at_s if heads else None,
             complete_step=complete.step if complete else None,
-            fetching_count=sum(rows.get(head.manifest) == "staging" for head in heads),
+            fetching_count=sum(states.get(head.manifest) == "staging" for head in heads),
         )

@@ -52,8 +52,8 @@ class Opener:
         self._revive_after_s = revive_after_s
         #: Heads whose manifests are being fetched, by manifest and channel, the newest last.
         self._wanted: dict[tuple[Digest, Digest], SignedHead] = {}
-        #: Versions that are to be begun anew after a pause.
-        self._reviving: dict[Digest, None] = {}
+        #: Versions that are to be begun anew after a pause, because the disk failed under them; one manifest may be here twice.
+        self._reviving: list[LocalVersion] = []
         #: Called after a version was completed or published, on the loop.
         self.on_complete: Callable[[LocalVersion], None] = lambda version: None
 
@@ -162,14 +162,13 @@ class Opener:
 
     def revive_soon(self, version: LocalVersion) -> None:
         """After a pause, go on with a version that the disk failed under: complete it, or begin it anew if what was staged is lost."""
-        if not version.is_reviving:
-            version.is_reviving = True
-            self._reviving[version.manifest.digest] = None
+        if all(other is not version for other in self._reviving):
+            self._reviving.append(version)
             self._tasks.spawn(self._revive(version))
 
     def is_reviving(self, manifest: Digest) -> bool:
         """Whether a version is to be begun anew after a pause."""
-        return manifest in self._reviving
+        return any(version.manifest.digest == manifest for version in self._reviving)
 
     def _want(self, channel: FollowedChannel, signed: SignedHead) -> None:
         self._wanted.pop((signed.head.manifest, channel.id), None)
@@ -238,8 +237,7 @@ class Opener:
                 is_done = await self._is_revived(version)
             except ShardcastError as error:
                 self._note_failure(version.manifest.digest, error)
-        version.is_reviving = False
-        self._reviving.pop(version.manifest.digest, None)
+        self._reviving = [other for other in self._reviving if other is not version]
 
     async def _is_revived(self, version: LocalVersion) -> bool:
         """Do what the version's state asks for, and return whether nothing is left to do.

@@ -36,8 +36,6 @@ class LocalVersion:
     error: str | None = None
     #: Whether `Staging.complete` is under way or done.
     is_completing: bool = False
-    #: Whether it is to be begun anew because the disk failed under it.
-    is_reviving: bool = False
 
     def opened(self) -> BlobOpened:
         """Return the event that tells the machine of this version."""
