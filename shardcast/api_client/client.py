@@ -53,7 +53,9 @@ class ApiClient:
         Raises:
             ConfigError: The address is none.
         """
-        self._transport = Transport(url or os.environ.get("SHARDCAST_API") or API_DEFAULT, token)
+        if url is None:
+            url = os.environ.get("SHARDCAST_API") or API_DEFAULT
+        self._transport = Transport(url, token)
         self.url = self._transport.url
         self.is_local = self._transport.is_local
 
