@@ -14,15 +14,16 @@ it does not know and ignores fields behind those it knows, so a later version ca
 | 7 | Offer | a signed patch offer |
 | 8 | Have | these chunks of a blob are verified here; a snapshot replaces what was said before |
 | 9 | Want | I am fetching this blob: keep me told what you have (`runs` empty: all of it) |
-| 10 | Reject | I cannot do what you asked about this blob |
-| 11 | Attach | tree: make me your child in these stripes |
-| 12 | Redirect | tree: attach to this peer instead |
-| 13 | Detach | tree: I leave this stripe |
-| 14 | Credit | tree: you may give me so many more chunks |
+| 10 | Skip | do not push these chunks to me: they come another way |
+| 11 | Attach | tree: make me your child in these stripes (none named: in one that still needs a root) |
+| 12 | Redirect | tree: not to me in this stripe; these are children of mine |
+| 13 | Detach | tree: you are neither my parent nor my child in this stripe any more |
+| 14 | Adopt | tree: you are my child in this stripe, so deep below its source |
 | 15 | Cancel | I no longer want this blob |
 | 16 | Rate | my uplink in bytes per second |
 | 17 | Done | I hold all of this blob |
 | 18 | Goodbye | I close this neighbourship, with the reason and other peers to try |
+| 19 | Trees | tree: how deep I am in each stripe, and how many more children I can feed |
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Final
 from .bitmap import Run, flatten, unflatten
 from .codec import INT_MAX, Field, check_fields, pack, unpack
 from .errors import LocalProtocolError, RemoteProtocolError
-from .ids import Digest, as_digest
+from .ids import Digest, PeerId, as_digest, key_of_peer_id
 from .limits import (
     BINDING_BYTES_MAX,
     BINDINGS_PER_HELLO_MAX,
@@ -51,6 +52,8 @@ from .limits import (
 PROTOCOL_ID: Final = "/shardcast/swarm/1"
 #: Stripes are numbered from 0; eight trees, room for more.
 STRIPES_MAX: Final = 64
+#: Edges between a node and the source: with two children each, a thousand nodes are ten deep.
+DEPTH_MAX: Final = 64
 #: Hops of a newcomer's walk: enough to leave the neighbourhood of any node with eight neighbours.
 WALK_MAX: Final = 6
 
@@ -125,53 +128,55 @@ class Have:
 
 @dataclass(frozen=True)
 class Want:
-    """The sender fetches this blob and asks to be told what the receiver has, now and from now on."""
+    """The sender fetches these chunks of a blob and asks to be told what the receiver has, now and from now on.
+
+    What is not named in `runs` is here already; `runs` empty: nothing is.
+    """
 
     blob: Digest
     runs: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)
-class Reject:
-    """The receiver's request about a blob is declined."""
+class Skip:
+    """The receiver need not push these chunks to the sender."""
 
     blob: Digest
-    reason: str
+    runs: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
 class Attach:
-    """Make the sender a child in these stripes; `have` is what it holds already."""
+    """Make the sender a child in these stripes. `stripes` empty, to a source: in one that still needs a root."""
 
     blob: Digest
     stripes: tuple[int, ...]
-    have: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
 class Redirect:
-    """Attach to another peer in this stripe."""
+    """The sender takes no more children in this stripe; `peers` are children of it that might."""
 
     blob: Digest
     stripe: int
-    record: bytes
+    peers: tuple[PeerId, ...] = ()
 
 
 @dataclass(frozen=True)
 class Detach:
-    """The sender leaves this stripe."""
+    """The edge between the two in this stripe is ended, whichever of them was the parent."""
 
     blob: Digest
     stripe: int
 
 
 @dataclass(frozen=True)
-class Credit:
-    """The sender takes `chunks` more chunks of this stripe."""
+class Adopt:
+    """The receiver is a child of the sender in this stripe, `depth` edges below the source."""
 
     blob: Digest
     stripe: int
-    chunks: int
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,19 @@ class Goodbye:
 
 
 @dataclass(frozen=True)
+class Trees:
+    """Where the sender is in the trees of a blob.
+
+    `depths[s]` is the number of edges between it and the source in stripe s, 0 when it is in no position to feed others
+    there. `free` is how many more children it can feed, over all stripes. A source has one depth, 0.
+    """
+
+    blob: Digest
+    depths: tuple[int, ...]
+    free: int
+
+
+@dataclass(frozen=True)
 class Unknown:
     """A message of a kind that this program does not know."""
 
@@ -220,15 +238,16 @@ Message = (
     | Offer
     | Have
     | Want
-    | Reject
+    | Skip
     | Attach
     | Redirect
     | Detach
-    | Credit
+    | Adopt
     | Cancel
     | Rate
     | Done
     | Goodbye
+    | Trees
 )
 
 #: Field kinds by message. In this table `bytes` named in `_BYTES_MAX` are capped, digests are checked to be 32 bytes long.
@@ -243,15 +262,16 @@ _LAYOUT: Final[dict[int, tuple[type[Message], tuple[str, ...]]]] = {
     7: (Offer, ("offer",)),
     8: (Have, (_D, _R, "flag")),
     9: (Want, (_D, _R)),
-    10: (Reject, (_D, "reason")),
-    11: (Attach, (_D, "stripes", _R)),
-    12: (Redirect, (_D, "stripe", "record")),
+    10: (Skip, (_D, _R)),
+    11: (Attach, (_D, "stripes")),
+    12: (Redirect, (_D, "stripe", "peers")),
     13: (Detach, (_D, "stripe")),
-    14: (Credit, (_D, "stripe", "int")),
+    14: (Adopt, (_D, "stripe", "depth")),
     15: (Cancel, (_D,)),
     16: (Rate, ("int",)),
     17: (Done, (_D,)),
     18: (Goodbye, ("reason", "records")),
+    19: (Trees, (_D, "depths", "int")),
 }
 _KIND_OF: Final = {message: kind for kind, (message, _) in _LAYOUT.items()}
 _MSGPACK_KIND: Final[dict[str, type]] = {
@@ -266,6 +286,9 @@ _MSGPACK_KIND: Final[dict[str, type]] = {
     "walk": int,
     "int": int,
     "stripe": int,
+    "depth": int,
+    "depths": list,
+    "peers": list,
     "announce": bytes,
     "root": bytes,
     "offer": bytes,
@@ -278,12 +301,14 @@ _BYTES_MAX: Final = {
     "root": ROOT_BYTES_MAX,
     "offer": OFFER_BYTES_MAX,
 }
-_INT_MAX: Final = {"flag": 1, "walk": WALK_MAX, "stripe": STRIPES_MAX - 1, "int": INT_MAX}
+_INT_MAX: Final = {"flag": 1, "walk": WALK_MAX, "stripe": STRIPES_MAX - 1, "depth": DEPTH_MAX, "int": INT_MAX}
 _LIST_MAX: Final = {
     "records": PEERS_PER_MESSAGE_MAX,
     "channels": CHANNELS_PER_HELLO_MAX,
     "bindings": BINDINGS_PER_HELLO_MAX,
     "stripes": STRIPES_MAX,
+    "depths": STRIPES_MAX,
+    "peers": PEERS_PER_MESSAGE_MAX,
     _R: CHUNKS_MAX,
 }
 
@@ -355,6 +380,10 @@ def _from_wire(name: str, value: Field) -> Field:
         return tuple(as_digest(_bytes(item), "channel") for item in value)
     if name == "stripes":
         return tuple(_from_wire("stripe", item) for item in check_fields(value, [int] * len(value), "stripes"))
+    if name == "depths":
+        return tuple(_from_wire("depth", item) for item in check_fields(value, [int] * len(value), "depths"))
+    if name == "peers":
+        return tuple(_peer(item) for item in check_fields(value, [str] * len(value), "peers"))
     if name == "records":
         return tuple(_from_wire("record", _bytes(item)) for item in value)
     if name == "bindings":
@@ -366,3 +395,8 @@ def _bytes(value: object) -> bytes:
     if not isinstance(value, bytes):
         raise RemoteProtocolError("a list holds something that is not bytes")
     return value
+
+
+def _peer(text: str) -> PeerId:
+    key_of_peer_id(text)
+    return PeerId(text)

@@ -11,7 +11,7 @@ from typing import Final
 from shardcast_proto.ids import Digest, PeerId
 from shardcast_proto.messages import Message
 
-from .events import DialFailed, FetchEnded, PeerConnected
+from .events import DialFailed, FetchEnded, LinkFailed, LinkOpened, PeerConnected, PushEnded
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,46 @@ class CancelFetch:
     fetch_id: int
 
 
-Command = Send | Dial | Hangup | FetchObject | FetchChunks | CancelFetch
+@dataclass(frozen=True)
+class OpenLink:
+    """Open the bulk link to a peer in one direction: `is_sending` for bytes from here to there."""
+
+    cause: int
+    peer: PeerId
+    addresses: tuple[str, ...]
+    is_sending: bool
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class CloseLink:
+    """Close the bulk link in one direction. What is under way on it ends as it ends."""
+
+    cause: int
+    peer: PeerId
+    is_sending: bool
+
+
+@dataclass(frozen=True)
+class PushChunk:
+    """Send chunk `index` unasked over the sending link to `peer`, as part of `stripe`; at most a few at a time for each peer."""
+
+    cause: int
+    push_id: int
+    peer: PeerId
+    blob: Digest
+    stripe: int
+    index: int
+    deadline_s: float
+
+
+Command = Send | Dial | Hangup | FetchObject | FetchChunks | CancelFetch | OpenLink | CloseLink | PushChunk
 
 #: Which events end the work that a command starts.
 ENDINGS: Final[dict[type[Command], tuple[type, ...]]] = {
     Dial: (PeerConnected, DialFailed),
     FetchObject: (FetchEnded,),
     FetchChunks: (FetchEnded,),
+    OpenLink: (LinkOpened, LinkFailed),
+    PushChunk: (PushEnded,),
 }

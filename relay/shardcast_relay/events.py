@@ -12,6 +12,9 @@
 | `BlobOpened` / `BlobClosed` | the store holds a place for a blob and these chunks of it; it no longer does |
 | `ChunkVerified` | a chunk arrived, has the right digest and lies in the store |
 | `FetchEnded` | a `FetchObject` or `FetchChunks` is over, the one ending that each of them has |
+| `LinkOpened` / `LinkFailed` / `LinkClosed` | a bulk link came up (whoever opened it), did not come up, ended |
+| `PushEnded` | a `PushChunk` is over |
+| `PushBegan` / `PushArrived` | a pushed chunk is coming in; it is here, verified or not: each `PushBegan` has one `PushArrived` |
 """
 
 from __future__ import annotations
@@ -192,6 +195,62 @@ class FetchEnded:
     rtt_s: float | None = None
 
 
+@dataclass(frozen=True)
+class LinkOpened:
+    """A bulk link is up; `is_sending`: its bytes go from here to the peer. Ends an `OpenLink`."""
+
+    peer: PeerId
+    is_sending: bool
+
+
+@dataclass(frozen=True)
+class LinkFailed:
+    """No bulk link came up. Ends an `OpenLink`."""
+
+    peer: PeerId
+    is_sending: bool
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class LinkClosed:
+    """A bulk link that was up is gone. What was under way on it has had its endings before."""
+
+    peer: PeerId
+    is_sending: bool
+
+
+@dataclass(frozen=True)
+class PushEnded:
+    """A push is over: DONE when the kernel took all of it, else why not."""
+
+    push_id: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class PushBegan:
+    """The header of a pushed chunk arrived; its bytes follow."""
+
+    peer: PeerId
+    blob: Digest
+    stripe: int
+    index: int
+
+
+@dataclass(frozen=True)
+class PushArrived:
+    """A pushed chunk is over: DONE when it is verified and lies in the store, else why not."""
+
+    peer: PeerId
+    blob: Digest
+    stripe: int
+    index: int
+    outcome: Outcome
+    size_bytes: int = 0
+    is_new: bool = True
+
+
 Event = (
     Started
     | Ticked
@@ -208,4 +267,10 @@ Event = (
     | BlobClosed
     | ChunkVerified
     | FetchEnded
+    | LinkOpened
+    | LinkFailed
+    | LinkClosed
+    | PushEnded
+    | PushBegan
+    | PushArrived
 )

@@ -13,7 +13,7 @@ from shardcast_proto import messages
 from shardcast_proto.bitmap import runs_of
 from shardcast_proto.codec import INT_MAX, pack, unpack
 from shardcast_proto.errors import LocalProtocolError, RemoteProtocolError
-from shardcast_proto.ids import Digest
+from shardcast_proto.ids import Digest, peer_id_of_key
 from shardcast_proto.limits import (
     BINDING_BYTES_MAX,
     BINDINGS_PER_HELLO_MAX,
@@ -27,7 +27,7 @@ from shardcast_proto.limits import (
     RECORD_BYTES_MAX,
     ROOT_BYTES_MAX,
 )
-from shardcast_proto.messages import STRIPES_MAX, WALK_MAX, Unknown, decode, encode
+from shardcast_proto.messages import DEPTH_MAX, STRIPES_MAX, WALK_MAX, Unknown, decode, encode
 
 D = Digest(b"d" * 32)
 
@@ -38,6 +38,8 @@ record = st.binary(max_size=40)
 records = st.lists(record, max_size=PEERS_PER_MESSAGE_MAX).map(tuple)
 number = st.integers(0, INT_MAX)
 reason = st.text(max_size=40)
+depth = st.integers(0, DEPTH_MAX)
+peers = st.lists(st.binary(min_size=32, max_size=32).map(peer_id_of_key), max_size=3).map(tuple)
 
 MESSAGES: dict[type[messages.Message], st.SearchStrategy[messages.Message]] = {
     messages.Hello: st.builds(
@@ -55,15 +57,16 @@ MESSAGES: dict[type[messages.Message], st.SearchStrategy[messages.Message]] = {
     messages.Offer: st.builds(messages.Offer, record),
     messages.Have: st.builds(messages.Have, digests, runs, st.booleans()),
     messages.Want: st.builds(messages.Want, digests, runs),
-    messages.Reject: st.builds(messages.Reject, digests, reason),
-    messages.Attach: st.builds(messages.Attach, digests, st.lists(stripe, max_size=STRIPES_MAX).map(tuple), runs),
-    messages.Redirect: st.builds(messages.Redirect, digests, stripe, record),
+    messages.Skip: st.builds(messages.Skip, digests, runs),
+    messages.Attach: st.builds(messages.Attach, digests, st.lists(stripe, max_size=STRIPES_MAX).map(tuple)),
+    messages.Redirect: st.builds(messages.Redirect, digests, stripe, peers),
     messages.Detach: st.builds(messages.Detach, digests, stripe),
-    messages.Credit: st.builds(messages.Credit, digests, stripe, number),
+    messages.Adopt: st.builds(messages.Adopt, digests, stripe, depth),
     messages.Cancel: st.builds(messages.Cancel, digests),
     messages.Rate: st.builds(messages.Rate, number),
     messages.Done: st.builds(messages.Done, digests),
     messages.Goodbye: st.builds(messages.Goodbye, reason, records),
+    messages.Trees: st.builds(messages.Trees, digests, st.lists(depth, max_size=STRIPES_MAX).map(tuple), number),
 }
 any_message = st.one_of(*MESSAGES.values())
 
@@ -100,15 +103,16 @@ SAMPLES: list[messages.Message] = [
     messages.Offer(b"offer"),
     messages.Have(D, ((0, 2), (5, 1)), True),
     messages.Want(D, ((1, 1),)),
-    messages.Reject(D, "reason"),
-    messages.Attach(D, (0, 1), ((0, 1),)),
-    messages.Redirect(D, 1, b"record"),
+    messages.Skip(D, ((1, 2),)),
+    messages.Attach(D, (0, 1)),
+    messages.Redirect(D, 1, (peer_id_of_key(D),)),
     messages.Detach(D, 1),
-    messages.Credit(D, 1, 8),
+    messages.Adopt(D, 1, 8),
     messages.Cancel(D),
     messages.Rate(5),
     messages.Done(D),
     messages.Goodbye("reason", (b"record",)),
+    messages.Trees(D, (1, 0), 5),
 ]
 each_sample = pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
 
@@ -143,7 +147,7 @@ def test_a_list_that_holds_something_of_another_kind_is_refused(message, junk):
             decode(pack([*fields[:position], junk, *fields[position + 1 :]]))
 
 
-@pytest.mark.parametrize("kind", [0, 19, 1000, INT_MAX])
+@pytest.mark.parametrize("kind", [0, 20, 1000, INT_MAX])
 def test_a_message_of_an_unknown_kind_is_named_and_not_refused(kind):
     assert decode(pack([kind, "whatever", [1]])) == Unknown(kind)
 
@@ -183,10 +187,13 @@ TOO_MUCH = {
     "an announce": messages.HeadIs(D, b"x" * (GOSSIP_BYTES_MAX + 1)),
     "a root": messages.RootIs(D, b"x" * (ROOT_BYTES_MAX + 1)),
     "an offer": messages.Offer(b"x" * (OFFER_BYTES_MAX + 1)),
-    "a reason": messages.Reject(D, "x" * (REASON_BYTES_MAX + 1)),
+    "a reason": messages.Goodbye("x" * (REASON_BYTES_MAX + 1)),
     "a reason of long characters": messages.Goodbye("é" * (REASON_BYTES_MAX // 2 + 1)),
     "a stripe": messages.Detach(D, STRIPES_MAX),
-    "stripes": messages.Attach(D, (0,) * (STRIPES_MAX + 1), ()),
+    "stripes": messages.Attach(D, (0,) * (STRIPES_MAX + 1)),
+    "a depth": messages.Adopt(D, 0, DEPTH_MAX + 1),
+    "depths": messages.Trees(D, (0,) * (STRIPES_MAX + 1), 0),
+    "peers": messages.Redirect(D, 0, (peer_id_of_key(D),) * (PEERS_PER_MESSAGE_MAX + 1)),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from shardcast_proto.hashing import digest_of
 from shardcast_proto.limits import CHUNKS_MAX
-from shardcast_proto.messages import Cancel, Done, GetHead, Have, Rate, Reject, Want
+from shardcast_proto.messages import Cancel, Done, GetHead, Have, Rate, RootIs, Want
 from shardcast_relay import RelayConfig
 from shardcast_relay.commands import CancelFetch, FetchChunks
 from shardcast_relay.events import BlobClosed, BlobOpened, ChunkVerified, PeerDisconnected
@@ -212,7 +212,7 @@ def test_what_a_peer_says_that_is_no_neighbour_is_ignored(message):
     assert not node.machine.downloads.rates
 
 
-@pytest.mark.parametrize("message", [GetHead(BLOB), Reject(BLOB, "reason")], ids=repr)
+@pytest.mark.parametrize("message", [GetHead(BLOB), RootIs(BLOB, b"")], ids=repr)
 def test_a_message_that_is_not_for_the_machine_is_counted_and_ignored(message):
     node = Node()
     node.meet(1)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shardcast_proto.hashing import digest_of
 from shardcast_proto.ids import Digest
-from shardcast_proto.messages import Cancel, Done, Have, Message, Rate, Reject, Want
+from shardcast_proto.messages import Cancel, Done, Have, Message, Rate, Skip, Want
 from shardcast_relay import Machine, RelayConfig
 from shardcast_relay.commands import CancelFetch, Command, Dial, FetchChunks, FetchObject, Hangup, Send
 from shardcast_relay.events import (
@@ -64,7 +64,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Want, blobs),
     st.builds(Cancel, blobs),
     st.builds(Rate, st.integers(0, 2**63 - 1)),
-    st.builds(Reject, blobs, st.just("no")),
+    st.builds(Skip, blobs, st.just(((0, 1),))),
 )
 
 
