@@ -12,10 +12,11 @@ MIB: Final = 1024 * 1024
 class RelayConfig:
     """What an operator or a test may set. Times in seconds, sizes in bytes."""
 
-    #: Neighbours at most: with 8 random ones, a thousand nodes stay connected when 40 % of them die (HyParView, fig. 2).
-    active_view_max: int = 8
-    #: Below this many neighbours the node looks for more; between the two it accepts but does not look, so views settle.
-    active_view_aim: int = 6
+    #: Neighbours at most. With 8 random ones, a thousand nodes stay connected when 40 % of them die (HyParView, fig. 2).
+    active_view_max: int = 10
+    #: Below this many neighbours the node looks for more; between the two it accepts but does not look, so views settle. It is as many as
+    #: there are stripes, so that each may have a parent of its own.
+    active_view_aim: int = 8
     #: Contacts remembered for repair; about log N times the active view.
     passive_view_max: int = 64
     shuffle_interval_s: float = 10.0
@@ -41,6 +42,8 @@ class RelayConfig:
 
     #: Have-updates wait so long for company: a small libp2p message costs a millisecond of CPU at each end.
     have_interval_s: float = 0.2
+    #: The same where bulk links carry them, for a tenth of the cost; what a source waits to see passed on comes by them.
+    have_interval_linked_s: float = 0.05
     #: Bytes asked for and not yet verified, over all peers: what may sit in sockets and worker threads.
     receive_budget_bytes: int = 48 * MIB
     #: One request asks for what its peer delivers in this time: it costs each end 1 to 2 ms of CPU, as much as 1 MB of payload …
@@ -114,3 +117,43 @@ class RelayConfig:
     resting_max: int = 1024
     #: Entries of the story.
     story_max: int = 512
+
+    #: Trees for each blob: with fewer the death of a node costs more, with more each chunk's tree is deeper (SplitStream uses 16).
+    stripes: int = 8
+    #: Stripes in which a node with average uplink feeds others; one that can feed more children takes another for each eight.
+    interior_stripes: int = 1
+    #: An Attach that was not answered within this is asked of another; a neighbour that declined is left alone so long.
+    attach_patience_s: float = 1.0
+    #: Changes of our place in the trees wait so long for company.
+    trees_interval_s: float = 0.05
+    #: Pushes ordered at once for each child: one leaves, one is ready.
+    push_window: int = 2
+    #: A push that has not left by then has a child that takes nothing.
+    push_deadline_s: float = 30.0
+    #: What waits for one child beyond this is the mesh's to pull: a parent that waited for its slowest child would couple all to it.
+    backlog_bytes_max: int = 8 * MIB
+    backlog_chunks_min: int = 4
+    #: What neighbours hold is left to the trees for so long before it is pulled.
+    pull_grace_s: float = 1.0
+
+    #: Chunks a stripe may have handed out and not yet seen at a third node: at first, at least, at most.
+    credit_first: int = 4
+    credit_min: int = 2
+    credit_max: int = 32
+    #: The window is this many times rate * latency: one for what is on its way, one so that the stripe never waits for us.
+    credit_gain: float = 2.0
+    #: A chunk that no third node has by then is handed out once more, elsewhere, and the stripe's share is halved.
+    credit_deadline_s: float = 1.0
+    #: … and the time that the chunk takes at this rate.
+    credit_floor_bytes_per_s: float = 500e3
+    credit_deadline_factor: float = 4.0
+    #: A stripe whose last chunk would be so much later than all others gets none at the end.
+    credit_tail_s: float = 0.25
+    #: A source that nobody is attached to after this lets itself be pulled from.
+    source_patience_s: float = 0.5
+
+    #: A link that the other side has not opened within this is opened from here.
+    link_patience_s: float = 1.0
+    link_timeout_s: float = 5.0
+    link_retry_s: float = 2.0
+    link_retry_max_s: float = 120.0

@@ -6,16 +6,25 @@ It owns the flow event → bookkeeping → next requests for everything that mov
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from shardcast_proto.ids import Digest, PeerId
-from shardcast_proto.messages import Want
 
+from .arrivals import Arrivals
 from .bandwidth import RateEstimate
 from .commands import CancelFetch, FetchChunks, FetchObject
 from .config import RelayConfig
-from .events import BlobOpened, ChunkVerified, Contact, FetchEnded, HeadAccepted, Outcome
-from .exchange import Exchange
+from .events import (
+    BlobOpened,
+    ChunkVerified,
+    Contact,
+    FetchEnded,
+    HeadAccepted,
+    Outcome,
+    PushArrived,
+    PushBegan,
+)
+from .exchange import Exchange, want_of
 from .fetches import Fetch, FetchTable
 from .ledger import Ledger
 from .objects import WantedObject, WantedObjects
@@ -37,6 +46,7 @@ class Downloads:
         self.transfers = exchange.transfers
         self.objects = WantedObjects()
         self.fetches = FetchTable()
+        self.arrivals = Arrivals()
         self._ledger = Ledger(config, self.neighbours)
         self.reputations = self._ledger.reputations
         self.rates = self._ledger.rates
@@ -44,6 +54,10 @@ class Downloads:
         self.reputation = self._ledger.reputation
         self.rate = self._ledger.rate
         self.quarantined_until_s = self._ledger.quarantined_until_s
+        #: How long the chunks of a blob are left to its trees before they are pulled.
+        self.grace_s: Callable[[Digest], float] = lambda blob: 0.0
+        #: Whether a peer gives chunks over a bulk link.
+        self.is_linked: Callable[[PeerId], bool] = lambda peer: False
         #: Nothing is fetched before this time: our own disk is in trouble.
         self.store_paused_until_s = 0.0
         #: When to look at stalled work again: hedges, paused peers, object retries. None: nothing waits.
@@ -65,7 +79,8 @@ class Downloads:
             self.objects.obtained(event.manifest)
         transfer = self.transfers.get(event.blob)
         if transfer is None:
-            self._exchange.open(event, out)
+            transfer = self._exchange.open(event, out)
+            transfer.wanted &= ~self.arrivals.covering(event.blob)
             return
         transfer.priority = max(transfer.priority, event.priority)
         transfer.manifest = event.manifest or transfer.manifest
@@ -107,7 +122,7 @@ class Downloads:
             # a cancelled object is one that this node refused: asking elsewhere for the same bytes is of no use
             self.objects.fetch_ended(fetch.fetch_id, is_final=event.outcome in (Outcome.DONE, Outcome.CANCELLED))
         elif transfer is not None:
-            transfer.wanted |= fetch.remaining & ~transfer.have.mask & ~self.fetches.covering(fetch.target)
+            transfer.wanted |= fetch.remaining & ~transfer.have.mask & ~self._covering(fetch.target)
             if event.outcome is Outcome.MISSING:
                 transfer.holder_lacks(fetch.peer, fetch.remaining)
             elif event.outcome is Outcome.PARTIAL:
@@ -119,10 +134,33 @@ class Downloads:
         if fetch.is_carried or self._is_first_word(fetch, event, now_s):
             self._settle_blame(fetch, event.outcome, now_s)
         if event.outcome is Outcome.CORRUPT:
-            for other in self.fetches:
-                if other.peer == fetch.peer:
-                    self._cancel(other, out)
+            self._cancel_all_of(fetch.peer, out)
         return fetch
+
+    def push_began(self, event: PushBegan) -> None:
+        """A pushed chunk is coming in: it need not be asked for."""
+        self.arrivals.began(event.peer, event.blob, event.index)
+        transfer = self.transfers.get(event.blob)
+        if transfer is not None:
+            transfer.wanted &= ~(1 << event.index)
+
+    def push_arrived(self, event: PushArrived, out: Outbox, now_s: float) -> Transfer | None:
+        """Settle a pushed chunk; return its transfer when the chunk is new here."""
+        if not self.arrivals.ended(event.peer, event.blob, event.index):
+            return None
+        if event.outcome is Outcome.STORE:
+            self.store_paused_until_s = now_s + self._config.store_pause_s
+        elif event.outcome is Outcome.CORRUPT:
+            self.reputation(event.peer).sent_bad_chunk(now_s)
+            self._cancel_all_of(event.peer, out)
+        transfer = self.transfers.get(event.blob)
+        if transfer is None or not 0 <= event.index < transfer.have.count:
+            return None
+        if event.outcome is Outcome.DONE and transfer.chunk_verified(event.index):
+            self._chunks_are_here(transfer, out, now_s)
+            return transfer
+        transfer.wanted |= 1 << event.index & ~transfer.have.mask & ~self._covering(transfer.blob)
+        return None
 
     def ask_for_more(self, out: Outbox, now_s: float) -> None:
         """Give every fetch command that the windows, the budget and the neighbours' haves allow."""
@@ -136,7 +174,10 @@ class Downloads:
         sources = self._sources(now_s)
         self._ask_for_objects(sources, out, now_s)
         for transfer in sorted(unfinished, key=lambda transfer: -transfer.priority):
-            while self._has_budget and transfer.wanted:
+            ripens_s = transfer.ripen(now_s, self.grace_s(transfer.blob))
+            if ripens_s is not None:
+                self._look_again(now_s, ripens_s)
+            while self._has_budget and transfer.wanted & transfer.ripe:
                 request = self._next_request(transfer, sources)
                 if request is None:
                     break
@@ -147,10 +188,10 @@ class Downloads:
     def ask_again_what_others_have(self, out: Outbox) -> None:
         """Repeat `Want` for blobs that stand still: a `Want` or a `Have` may have been lost."""
         for transfer in self.transfers.values():
-            if transfer.wanted and not self.fetches.covering(transfer.blob):
+            if transfer.wanted and not self._covering(transfer.blob):
                 for peer in self.neighbours:
                     if transfer.holders.get(peer) != transfer.full():
-                        out.send(peer, Want(transfer.blob))
+                        out.send(peer, want_of(transfer))
 
     def check(self) -> None:
         """Recount everything that is kept incrementally.
@@ -159,14 +200,23 @@ class Downloads:
             InvariantViolated: A count is off, or a chunk is in two states.
         """
         self.fetches.check()
+        self.arrivals.check()
         for transfer in self.transfers.values():
-            transfer.check(self.fetches.covering(transfer.blob))
+            transfer.check(self._covering(transfer.blob))
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
     @property
     def _has_budget(self) -> bool:
         return self.fetches.total_bytes < self._config.receive_budget_bytes
+
+    def _covering(self, blob: Digest) -> int:
+        return self.fetches.covering(blob) | self.arrivals.covering(blob)
+
+    def _cancel_all_of(self, peer: PeerId, out: Outbox) -> None:
+        for fetch in self.fetches:
+            if fetch.peer == peer:
+                self._cancel(fetch, out)
 
     def _chunks_are_here(self, transfer: Transfer, out: Outbox, now_s: float) -> None:
         self._exchange.tell_soon(now_s)
@@ -202,6 +252,8 @@ class Downloads:
         return sources
 
     def _is_carried(self, contact: Contact, now_s: float) -> bool:
+        if self.is_linked(contact.peer):
+            return False
         if not contact.serve:
             return True
         reach = self.reaches.get(contact.peer)
@@ -217,14 +269,14 @@ class Downloads:
     def _next_request(self, transfer: Transfer, sources: Mapping[PeerId, Source]) -> Request | None:
         """Return the next request to a data plane; else to be carried, for what no data plane gives."""
         direct = [source for source in sources.values() if not source.is_carried]
-        request = next_request(transfer, direct, self._config, self._rng)
+        request = next_request(transfer, direct, self._config, self._rng, among=transfer.ripe)
         if request is not None or len(direct) == len(sources) or not self._may_carry:
             return request
         given = 0
         for source in direct:
             given |= transfer.holders.get(source.peer, 0)
         carried = [source for source in sources.values() if source.is_carried]
-        return next_request(transfer, carried, self._config, self._rng, among=~given)
+        return next_request(transfer, carried, self._config, self._rng, among=transfer.ripe & ~given)
 
     def _order(self, transfer: Transfer, request: Request, out: Outbox, now_s: float) -> Fetch:
         source = request.source

@@ -167,6 +167,8 @@ class BlobOpened:
     #: Of several open blobs the one with the highest priority is fetched first.
     priority: int = 0
     manifest: Digest | None = None
+    #: The node publishes it: others have their first copies from here.
+    is_source: bool = False
 
 
 @dataclass(frozen=True)

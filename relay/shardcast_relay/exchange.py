@@ -1,9 +1,13 @@
 """The exchange of have-bitmaps: what neighbours hold of the open blobs, and what they are told that this node holds.
 
-It owns the flow of `Want`, `Have`, `Done` and `Cancel` in both directions; `downloads` decides from it what to fetch.
+It owns the flow of `Want`, `Have`, `Done` and `Cancel` in both directions; `downloads` decides from it what to fetch. A source withholds
+what it has while it hands out first copies, or everybody would pull them from it: it shows nothing until `release`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
 
 from shardcast_proto.bitmap import mask_of_runs, runs_of
 from shardcast_proto.ids import Digest, PeerId
@@ -15,12 +19,17 @@ from .events import BlobOpened, Contact
 from .outbox import Outbox
 from .transfer import Transfer
 
+_ALL_CHUNKS: Final = (1 << CHUNKS_MAX) - 1
+
 
 class Exchange:
     """Who of the neighbours has what, and who of them wants to hear what we have."""
 
-    def __init__(self, config: RelayConfig) -> None:
+    def __init__(self, config: RelayConfig, self_id: PeerId) -> None:
         self._config = config
+        self.self_id = self_id
+        #: Whether control messages to a peer go over a bulk link, where they cost little.
+        self.is_linked: Callable[[PeerId], bool] = lambda peer: False
         #: Neighbours, by peer id, whose data plane we may use.
         self.neighbours: dict[PeerId, Contact] = {}
         #: The open blobs.
@@ -35,7 +44,7 @@ class Exchange:
         self.neighbours[contact.peer] = contact
         for transfer in self.transfers.values():
             if not transfer.is_complete:
-                out.send(contact.peer, Want(transfer.blob))
+                out.send(contact.peer, want_of(transfer))
 
     def neighbour_down(self, peer: PeerId) -> None:
         """Forget what a neighbour had and wanted."""
@@ -44,8 +53,8 @@ class Exchange:
         for transfer in self.transfers.values():
             transfer.holder_left(peer)
 
-    def have_received(self, peer: PeerId, message: Have) -> None:
-        """A neighbour said which chunks it holds.
+    def have_received(self, peer: PeerId, message: Have) -> int:
+        """A neighbour said which chunks it holds; return the mask of what it named.
 
         Raises:
             RemoteProtocolError: The runs do not fit the blob.
@@ -54,13 +63,14 @@ class Exchange:
         if transfer is not None:
             mask = mask_of_runs(message.runs, transfer.have.count)
             transfer.holder_has(peer, mask, is_snapshot=message.is_snapshot)
-            return
+            return mask
         mask = mask_of_runs(message.runs, CHUNKS_MAX)
         before, wants = self._early_word(peer, message.blob)
         self._note_early(peer, message.blob, mask if message.is_snapshot else before | mask, wants)
+        return 0
 
     def want_received(self, peer: PeerId, message: Want, out: Outbox, now_s: float) -> None:
-        """A neighbour wants to be told what we hold of a blob, now and from now on.
+        """A neighbour wants to be told what we hold of a blob, now and from now on; it holds what it does not name.
 
         The first answer is immediate. A snapshot can be a thousand times longer than its `Want`, so repeated ones wait for the
         next have-update.
@@ -82,7 +92,7 @@ class Exchange:
         """A neighbour holds all of a blob."""
         transfer = self.transfers.get(message.blob)
         if transfer is None:
-            self._note_early(peer, message.blob, (1 << CHUNKS_MAX) - 1, False)
+            self._note_early(peer, message.blob, _ALL_CHUNKS, False)
             return
         transfer.holder_has(peer, transfer.full(), is_snapshot=True)
         transfer.listeners.pop(peer, None)
@@ -107,6 +117,7 @@ class Exchange:
             priority=event.priority,
         )
         transfer.manifest = event.manifest
+        transfer.is_withheld = event.is_source and transfer.is_complete
         self.transfers[event.blob] = transfer
         for peer in self.neighbours:
             self._open_to(peer, transfer, out)
@@ -119,14 +130,15 @@ class Exchange:
             return False
         for peer in self.neighbours:
             out.send(peer, Cancel(blob))
-            if transfer.have.held:
+            if transfer.shown:
                 out.send(peer, Have(blob, (), is_snapshot=True))
         return True
 
     def tell_soon(self, now_s: float) -> None:
         """Let what is untold wait for company, but not longer than the interval."""
         if self.tell_at_s is None:
-            self.tell_at_s = now_s + self._config.have_interval_s
+            is_cheap = all(map(self.is_linked, self.neighbours))
+            self.tell_at_s = now_s + (self._config.have_interval_linked_s if is_cheap else self._config.have_interval_s)
 
     def tell_haves(self, out: Outbox) -> None:
         """Send the have-updates that have waited for company."""
@@ -140,9 +152,14 @@ class Exchange:
             message = Have(transfer.blob, tuple(runs_of(transfer.untold)))
             transfer.untold = 0
             if not transfer.is_complete:
-                for peer in transfer.listeners:
+                for peer in transfer.listeners | transfer.followers:
                     if peer not in late:
                         out.send(peer, message)
+
+    def release(self, transfer: Transfer, out: Outbox) -> None:
+        """Show the neighbours all that is held of a blob that was withheld."""
+        transfer.is_withheld = False
+        self.announce_complete(transfer, out)
 
     def announce_complete(self, transfer: Transfer, out: Outbox) -> None:
         """Tell all neighbours that nothing is missing here."""
@@ -170,10 +187,15 @@ class Exchange:
             transfer.listeners[peer] = transfer.answered[peer] = None
             out.send(peer, _snapshot(transfer))
         if not transfer.is_complete:
-            out.send(peer, Want(transfer.blob))
-        elif not wants:
+            out.send(peer, want_of(transfer))
+        elif not wants and not transfer.is_withheld:
             out.send(peer, Done(transfer.blob))
 
 
+def want_of(transfer: Transfer) -> Want:
+    """Return the message that asks for what is missing of a blob."""
+    return Want(transfer.blob, tuple(runs_of(transfer.have.missing)) if transfer.have.held else ())
+
+
 def _snapshot(transfer: Transfer) -> Have:
-    return Have(transfer.blob, tuple(runs_of(transfer.have.mask)), is_snapshot=True)
+    return Have(transfer.blob, tuple(runs_of(transfer.shown)), is_snapshot=True)

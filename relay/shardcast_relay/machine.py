@@ -13,8 +13,9 @@ index, the bytes go from the wire to the store beside it.
 
 A relay serves a chunk from the moment it is verified (cut-through), because have-updates go out while it still fetches others.
 
-Parts: `membership` (who the neighbours are), `exchange` (who has what), `downloads` (what to fetch), with `transfer`, `availability`,
-`schedule`, `selection`, `ledger`, `bandwidth` and `reputation` below them. Timers: `next_wake_s` is when to send `Ticked`.
+Parts: `membership` (who the neighbours are), `exchange` (who has what), `downloads` (what to pull), `tree` (who feeds whom), `pushes` (what
+to hand out and pass on), with `transfer`, `availability`, `schedule`, `selection`, `stripes`, `source`, `backlog`, `links`, `ledger`,
+`bandwidth` and `reputation` below them. Timers: `next_wake_s` is when to send `Ticked`.
 
 The machine never raises for what a peer did; nonsense from a peer costs that peer its connection. It raises only `InvariantViolated`.
 """
@@ -22,11 +23,27 @@ The machine never raises for what a peer did; nonsense from a peer costs that pe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
+from shardcast_proto.bitmap import mask_of_runs
 from shardcast_proto.errors import InvariantViolated, RemoteProtocolError
 from shardcast_proto.ids import Digest, PeerId
-from shardcast_proto.messages import Cancel, Done, GetHead, Have, Rate, Want
+from shardcast_proto.limits import CHUNKS_MAX
+from shardcast_proto.messages import (
+    Adopt,
+    Attach,
+    Cancel,
+    Detach,
+    Done,
+    GetHead,
+    Have,
+    Message,
+    Rate,
+    Redirect,
+    Skip,
+    Trees,
+    Want,
+)
 
 from .commands import Command
 from .config import RelayConfig
@@ -42,19 +59,31 @@ from .events import (
     GoodbyeReceived,
     HeadAccepted,
     HelloReceived,
+    LinkClosed,
+    LinkFailed,
+    LinkOpened,
     MessageReceived,
     Outcome,
     PeerConnected,
     PeerDisconnected,
     PeersReceived,
+    PushArrived,
+    PushBegan,
+    PushEnded,
     Started,
     Ticked,
 )
 from .exchange import Exchange
+from .links import Links
 from .membership import Membership
 from .outbox import Outbox
+from .pushes import Pushes
 from .randomness import Rng
 from .story import Story
+from .tree import Forest
+
+#: After these no fetch becomes possible that was not possible before.
+_NO_NEWS_FOR_FETCHES: Final = (ChunkVerified, PushBegan, PushEnded)
 
 
 class Machine:
@@ -66,8 +95,14 @@ class Machine:
         self._event_id = 0
         self._now_s = 0.0
         self.membership = Membership(self_id, self.config, rng)
-        self.exchange = Exchange(self.config)
+        self.exchange = Exchange(self.config, self_id)
         self.downloads = Downloads(self.config, rng, self.exchange)
+        self.links = Links(self.config, self.exchange.neighbours)
+        self.trees = Forest(self.config, rng, self.exchange, self_id)
+        self.pushes = Pushes(self.config, self.exchange, self.trees, self.links)
+        self.downloads.grace_s = lambda blob: self.config.pull_grace_s if self.trees.parents(blob) else 0.0
+        self.downloads.is_linked = lambda peer: peer in self.links.receiving.up
+        self.exchange.is_linked = lambda peer: peer in self.links.receiving.up or peer in self.links.sending.up
         self.story = Story(self.config.story_max)
         #: Our uplink, told to neighbours; 0 when unknown.
         self._up_bytes_per_s = 0
@@ -86,10 +121,31 @@ class Machine:
             GoodbyeReceived: self._goodbye_received,
             MessageReceived: self._message_received,
             HeadAccepted: lambda event, out: self.downloads.head_accepted(event),
-            BlobOpened: lambda event, out: self.downloads.blob_opened(event, out, self._now_s),
-            BlobClosed: lambda event, out: self.downloads.blob_closed(event.blob, out),
+            BlobOpened: self._blob_opened,
+            BlobClosed: self._blob_closed,
             ChunkVerified: lambda event, out: self.downloads.chunk_verified(event, out, self._now_s),
             FetchEnded: self._fetch_ended,
+            LinkOpened: self._link_opened,
+            LinkFailed: lambda event, out: self.links.failed(event, self._now_s),
+            LinkClosed: self._link_closed,
+            PushBegan: lambda event, out: self.downloads.push_began(event),
+            PushArrived: self._push_arrived,
+            PushEnded: lambda event, out: self.pushes.ended(event, out, self._now_s),
+        }
+        self._message_handlers: dict[type[Message], Callable[[PeerId, Any, Outbox], None]] = {
+            Have: self._have_received,
+            Want: self._want_received,
+            Done: self._done_received,
+            Cancel: lambda peer, message, out: self.exchange.cancel_received(peer, message),
+            Rate: self._rate_received,
+            Skip: lambda peer, message, out: self.pushes.skip(
+                peer, message.blob, mask_of_runs(message.runs, CHUNKS_MAX)
+            ),
+            Attach: lambda peer, message, out: self.trees.attach_received(peer, message, out, self._now_s),
+            Adopt: lambda peer, message, out: self.trees.adopt_received(peer, message, out, self._now_s),
+            Redirect: lambda peer, message, out: self.trees.redirect_received(peer, message, out, self._now_s),
+            Detach: lambda peer, message, out: self.trees.detach_received(peer, message, out, self._now_s),
+            Trees: lambda peer, message, out: self.trees.trees_received(peer, message, out, self._now_s),
         }
 
     def handle(self, event: Event, *, now_s: float) -> list[Command]:
@@ -108,7 +164,7 @@ class Machine:
         self._hear(event)
         try:
             self._handlers[type(event)](event, out)
-            if not isinstance(event, ChunkVerified):  # room for another run comes with the end of one
+            if not isinstance(event, _NO_NEWS_FOR_FETCHES):  # room for another run comes with the end of one
                 self.downloads.ask_for_more(out, self._now_s)
         except InvariantViolated as error:
             lines = "\n".join(map(str, self.story.about()[-20:]))
@@ -120,7 +176,8 @@ class Machine:
     def next_wake_s(self) -> float:
         """When, on the clock of `handle`, the machine wants a `Ticked` at the latest."""
         times = [self._shuffle_at_s, self._reconcile_at_s, self._heartbeat_at_s]
-        times += [at_s for at_s in (self.downloads.retry_at_s, self.exchange.tell_at_s) if at_s is not None]
+        others = (self.downloads.retry_at_s, self.exchange.tell_at_s, self.trees.next_s, self.pushes.next_s)
+        times += [at_s for at_s in others if at_s is not None]
         return min(times)
 
     def check(self) -> None:
@@ -129,8 +186,8 @@ class Machine:
         Raises:
             InvariantViolated: One differs.
         """
-        self.membership.check()
-        self.downloads.check()
+        for part in (self.membership, self.downloads, self.links, self.trees, self.pushes):
+            part.check()
         if self.exchange.neighbours.keys() != self.membership.active.keys():
             raise InvariantViolated("exchange and membership disagree about the neighbours")
 
@@ -143,7 +200,7 @@ class Machine:
     def _started(self, event: Started, out: Outbox) -> None:
         self.membership.record, self.membership.bindings = event.record, event.bindings
         self.membership.bootstrap = {contact.peer: contact for contact in event.bootstrap}
-        self._up_bytes_per_s = event.up_bytes_per_s
+        self._up_bytes_per_s = self.trees.up_bytes_per_s = event.up_bytes_per_s
         self._shuffle_at_s = self._now_s + self.config.shuffle_interval_s
         self._reconcile_at_s = self._now_s + self.config.reconcile_interval_s
         self._heartbeat_at_s = self._now_s + self.config.heartbeat_interval_s
@@ -158,6 +215,8 @@ class Machine:
         now_s = self._now_s
         if self.exchange.tell_at_s is not None and now_s >= self.exchange.tell_at_s:
             self.exchange.tell_haves(out)
+        self.trees.tend(out, now_s)
+        self.pushes.tend(out, now_s)
         if now_s >= self._reconcile_at_s:
             self._reconcile_at_s = now_s + self.config.reconcile_interval_s
             self._reconcile(out)
@@ -177,6 +236,7 @@ class Machine:
         for peer in self.membership.idle_connections(self._now_s):
             self._drop(peer, out, "no neighbour of ours")
         self.membership.look_for_neighbours(out, self._now_s)
+        self.links.tend(out, self._now_s)
         for channel in self.membership.channels:
             peers = [peer for peer, other in self.membership.active.items() if channel in other.channels]
             for peer in self._rng.sample(peers, min(self.config.reconcile_neighbours, len(peers))):
@@ -192,13 +252,15 @@ class Machine:
             return
         is_new, dropped = self.membership.hello_received(event, out, self._now_s)
         for peer in dropped:
-            self.exchange.neighbour_down(peer)
+            self._neighbour_down(peer, out)
         if not is_new:
             if event.peer in self.membership.active:
                 self.exchange.neighbours[event.peer] = event.contact
             return
-        self.exchange.neighbour_down(event.peer)  # a neighbour that begins anew has forgotten what it told and was told
+        self._neighbour_down(event.peer, out)  # a neighbour that begins anew has forgotten what it told and was told
         self.exchange.neighbour_up(event.contact, out)
+        self.links.neighbour_up(event.peer, out, self._now_s)
+        self.trees.neighbour_up(event.peer, out)
         self.downloads.rate(event.peer).advertised = event.contact.up_bytes_per_s
         for channel in self.membership.channels:
             if channel in event.channels:
@@ -210,13 +272,13 @@ class Machine:
 
     def _goodbye_received(self, event: GoodbyeReceived, out: Outbox) -> None:
         if self.membership.goodbye_received(event, self._now_s):
-            self.exchange.neighbour_down(event.peer)
+            self._neighbour_down(event.peer, out)
         out.hangup(event.peer, "said goodbye")
         self.membership.look_for_neighbours(out, self._now_s)
 
     def _peer_disconnected(self, event: PeerDisconnected, out: Outbox) -> None:
         if self.membership.peer_disconnected(event.peer, self._now_s):
-            self.exchange.neighbour_down(event.peer)
+            self._neighbour_down(event.peer, out)
             self.membership.look_for_neighbours(out, self._now_s)
 
     def _message_received(self, event: MessageReceived, out: Outbox) -> None:
@@ -224,22 +286,72 @@ class Machine:
         if peer not in self.membership.active:
             self.ignored_messages += 1
             return
+        handler = self._message_handlers.get(type(message))
+        if handler is None:
+            self.ignored_messages += 1
+            return
         try:
-            if isinstance(message, Have):
-                self.exchange.have_received(peer, message)
-            elif isinstance(message, Want):
-                self.exchange.want_received(peer, message, out, self._now_s)
-            elif isinstance(message, Done):
-                self.exchange.done_received(peer, message)
-            elif isinstance(message, Cancel):
-                self.exchange.cancel_received(peer, message)
-            elif isinstance(message, Rate):
-                self.downloads.rate(peer).advertised = message.up_bytes_per_s
-            else:
-                self.ignored_messages += 1
+            handler(peer, message, out)
         except RemoteProtocolError as error:
             self.downloads.reputation(peer).failed(self._now_s)
             self._drop(peer, out, error.message)
+
+    def _have_received(self, peer: PeerId, message: Have, out: Outbox) -> None:
+        mask = self.exchange.have_received(peer, message)
+        transfer = self.exchange.transfers.get(message.blob)
+        if transfer is not None and mask:
+            self.pushes.peer_has(transfer, peer, mask, out, self._now_s)
+
+    def _want_received(self, peer: PeerId, message: Want, out: Outbox) -> None:
+        self.exchange.want_received(peer, message, out, self._now_s)
+        transfer = self.exchange.transfers.get(message.blob)
+        if transfer is not None:
+            self.pushes.peer_has(transfer, peer, transfer.holders.get(peer, 0), out, self._now_s)
+
+    def _done_received(self, peer: PeerId, message: Done, out: Outbox) -> None:
+        self.exchange.done_received(peer, message)
+        transfer = self.exchange.transfers.get(message.blob)
+        if transfer is not None:
+            self.pushes.peer_has(transfer, peer, transfer.full(), out, self._now_s)
+
+    def _rate_received(self, peer: PeerId, message: Rate, out: Outbox) -> None:
+        self.downloads.rate(peer).advertised = message.up_bytes_per_s
+
+    def _blob_opened(self, event: BlobOpened, out: Outbox) -> None:
+        is_new = event.blob not in self.exchange.transfers
+        self.downloads.blob_opened(event, out, self._now_s)
+        if is_new:
+            transfer = self.exchange.transfers[event.blob]
+            is_source = event.is_source and transfer.is_complete
+            self.trees.opened(event.blob, out, self._now_s, is_source=is_source)
+            if is_source:
+                self.pushes.opened(transfer, self._now_s)
+
+    def _blob_closed(self, event: BlobClosed, out: Outbox) -> None:
+        self.trees.closed(event.blob, out)
+        self.pushes.closed(event.blob)
+        self.downloads.blob_closed(event.blob, out)
+
+    def _link_opened(self, event: LinkOpened, out: Outbox) -> None:
+        if self.links.opened(event, out) and event.is_sending:
+            self.pushes.link_up(event.peer, out, self._now_s)
+
+    def _link_closed(self, event: LinkClosed, out: Outbox) -> None:
+        if self.links.closed(event, self._now_s) and event.is_sending:
+            self.pushes.link_down(event.peer)
+
+    def _push_arrived(self, event: PushArrived, out: Outbox) -> None:
+        transfer = self.downloads.push_arrived(event, out, self._now_s)
+        if transfer is not None:
+            self.pushes.chunk_came(transfer, event.stripe, event.index, out, self._now_s)
+        if event.outcome is Outcome.CORRUPT and not self.downloads.reputation(event.peer).is_origin:
+            self._drop(event.peer, out, "sent a bad chunk")
+
+    def _neighbour_down(self, peer: PeerId, out: Outbox) -> None:
+        self.exchange.neighbour_down(peer)
+        self.trees.neighbour_down(peer, out, self._now_s)
+        self.pushes.link_down(peer)
+        self.links.neighbour_down(peer, out)
 
     def _fetch_ended(self, event: FetchEnded, out: Outbox) -> None:
         fetch = self.downloads.fetch_ended(event, out, self._now_s)
@@ -253,7 +365,7 @@ class Machine:
     def _drop(self, peer: PeerId, out: Outbox, reason: str) -> None:
         out.hangup(peer, reason)
         if self.membership.peer_disconnected(peer, self._now_s):
-            self.exchange.neighbour_down(peer)
+            self._neighbour_down(peer, out)
         until_s = self.downloads.quarantined_until_s(peer)
         self.membership.rest(peer, max(until_s, self._now_s + self.config.redial_backoff_s))
         self.membership.look_for_neighbours(out, self._now_s)

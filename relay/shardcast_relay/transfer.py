@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from shardcast_proto.bitmap import Bitmap, full_mask
 from shardcast_proto.errors import InvariantViolated
 from shardcast_proto.ids import Digest, PeerId
@@ -30,6 +32,14 @@ class Transfer:
         self.availability = Availability()
         #: Neighbours to tell of new chunks.
         self.listeners: dict[PeerId, None] = {}
+        #: Sources of the blob, which look whether what they hand out is passed on; told like listeners.
+        self.followers: dict[PeerId, None] = {}
+        #: Whether nobody is to know yet what is held.
+        self.is_withheld = False
+        #: What neighbours hold and we lack, by when it was first seen here, and what of it has been left to the trees long enough.
+        self.seen: deque[tuple[float, int]] = deque()
+        self.seen_mask = 0
+        self.ripe = 0
         #: Neighbours that were sent a snapshot since they came, and those that are owed another one.
         self.answered: dict[PeerId, None] = {}
         self.unanswered: dict[PeerId, None] = {}
@@ -44,6 +54,21 @@ class Transfer:
     def is_complete(self) -> bool:
         """Whether every chunk is held."""
         return self.have.is_complete
+
+    @property
+    def shown(self) -> int:
+        """The chunks that others may know are held."""
+        return 0 if self.is_withheld else self.have.mask
+
+    def ripen(self, now_s: float, grace_s: float) -> float | None:
+        """Let the chunks that neighbours have held for `grace_s` become ripe to be pulled; return when the next ones will."""
+        fresh = self.availability.held_by_anyone & ~self.seen_mask
+        if fresh:
+            self.seen_mask |= fresh
+            self.seen.append((now_s, fresh))
+        while self.seen and self.seen[0][0] + grace_s <= now_s:
+            self.ripe |= self.seen.popleft()[1]
+        return self.seen[0][0] + grace_s if self.seen else None
 
     def holder_has(self, peer: PeerId, mask: int, *, is_snapshot: bool) -> None:
         """A neighbour holds these chunks; a snapshot replaces what was known of it."""
@@ -64,7 +89,7 @@ class Transfer:
     def holder_left(self, peer: PeerId) -> None:
         """A neighbour is gone."""
         self.availability.remove(self.holders.pop(peer, 0))
-        for peers in (self.listeners, self.answered, self.unanswered):
+        for peers in (self.listeners, self.followers, self.answered, self.unanswered):
             peers.pop(peer, None)
 
     def chunk_verified(self, index: int) -> bool:

@@ -73,7 +73,7 @@ def test_a_cancel_before_the_blob_is_known_ends_the_want():
     node = Node()
     node.meet(1)
     node.hear(1, Want(BLOB), Cancel(BLOB))
-    assert sent(node.open(4, 0b11), 1) == [Want(BLOB)]
+    assert sent(node.open(4, 0b11), 1) == [Want(BLOB, ((2, 2),))]
 
 
 def test_a_peer_may_speak_of_few_unknown_blobs_and_the_oldest_is_forgotten():

@@ -10,10 +10,34 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shardcast_proto.hashing import digest_of
-from shardcast_proto.ids import Digest
-from shardcast_proto.messages import Cancel, Done, Have, Message, Rate, Skip, Want
+from shardcast_proto.ids import Digest, PeerId
+from shardcast_proto.messages import (
+    Adopt,
+    Attach,
+    Cancel,
+    Detach,
+    Done,
+    Have,
+    Message,
+    Rate,
+    Redirect,
+    Skip,
+    Trees,
+    Want,
+)
 from shardcast_relay import Machine, RelayConfig
-from shardcast_relay.commands import CancelFetch, Command, Dial, FetchChunks, FetchObject, Hangup, Send
+from shardcast_relay.commands import (
+    CancelFetch,
+    CloseLink,
+    Command,
+    Dial,
+    FetchChunks,
+    FetchObject,
+    Hangup,
+    OpenLink,
+    PushChunk,
+    Send,
+)
 from shardcast_relay.events import (
     BlobClosed,
     BlobOpened,
@@ -26,11 +50,17 @@ from shardcast_relay.events import (
     GoodbyeReceived,
     HeadAccepted,
     HelloReceived,
+    LinkClosed,
+    LinkFailed,
+    LinkOpened,
     MessageReceived,
     Outcome,
     PeerConnected,
     PeerDisconnected,
     PeersReceived,
+    PushArrived,
+    PushBegan,
+    PushEnded,
     Started,
     Ticked,
 )
@@ -56,6 +86,7 @@ blobs = blob_numbers.map(lambda number: digest_of(b"blob %d" % number))
 masks = st.integers(0, (1 << COUNT) - 1)
 runs = st.lists(st.tuples(st.integers(0, COUNT + 2), st.integers(0, COUNT)), max_size=3).map(tuple)
 good_runs = st.integers(0, COUNT - 1).map(lambda first: ((first, COUNT - first),))
+stripes = st.integers(0, 8)
 contacts = st.builds(contact, numbers, serve=st.booleans(), issued_s=st.integers(0, 3))
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Done, blobs),
@@ -64,7 +95,14 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Want, blobs),
     st.builds(Cancel, blobs),
     st.builds(Rate, st.integers(0, 2**63 - 1)),
-    st.builds(Skip, blobs, st.just(((0, 1),))),
+    st.builds(Want, blobs, runs),
+    st.builds(Skip, blobs, runs),
+    st.builds(Trees, blobs, st.lists(st.integers(0, 3), max_size=9).map(tuple), st.integers(0, 4)),
+    st.builds(Trees, blobs, st.just((0,)), st.just(8)),
+    st.builds(Attach, blobs, st.lists(stripes, max_size=3).map(tuple)),
+    st.builds(Adopt, blobs, stripes, st.integers(0, 3)),
+    st.builds(Redirect, blobs, stripes, st.lists(numbers.map(peer), max_size=2).map(tuple)),
+    st.builds(Detach, blobs, stripes),
 )
 
 
@@ -78,6 +116,10 @@ class AnySequence(RuleBasedStateMachine):
         self.under_way: dict[int, FetchChunks | FetchObject] = {}
         self.arrived: dict[int, set[int]] = {}
         self.dialling: set[str] = set()
+        self.opening: set[tuple[str, bool]] = set()
+        self.links: set[tuple[str, bool]] = set()
+        self.pushes: dict[int, PushChunk] = {}
+        self.arriving: list[tuple[str, Digest, int, int]] = []
         self.cancelled: Counter[int] = Counter()
         self.last_event = 0
         self.tell(ChannelJoined(CHANNEL))
@@ -96,7 +138,12 @@ class AnySequence(RuleBasedStateMachine):
             assert command.fetch_id not in self.arrived, "a fetch id was used twice"
             assert command.deadline_s > self.now_s
             carried = [other.peer for other in self.under_way.values() if not other.addresses]
-            assert command.addresses or (len(carried) < CONFIG.carried_fetches_max and command.peer not in carried)
+            is_linked = (command.peer, False) in self.links
+            assert (
+                command.addresses
+                or is_linked
+                or (len(carried) < CONFIG.carried_fetches_max and command.peer not in carried)
+            )
             assert command.peer in self.machine.membership.active
             assert not self.machine.downloads.reputation(command.peer).is_quarantined(self.now_s)
             self.under_way[command.fetch_id] = command
@@ -110,6 +157,20 @@ class AnySequence(RuleBasedStateMachine):
             self.dialling.add(command.peer)
         elif isinstance(command, Send):
             assert command.peer != SELF
+        elif isinstance(command, OpenLink):
+            key = (command.peer, command.is_sending)
+            assert command.addresses and key not in self.opening and command.peer in self.machine.membership.active
+            self.opening.add(key)
+        elif isinstance(command, CloseLink):
+            self.links.discard((command.peer, command.is_sending))
+        elif isinstance(command, PushChunk):
+            assert (command.peer, True) in self.links, "a push without a link"
+            assert command.push_id not in self.pushes
+            assert sum(push.peer == command.peer for push in self.pushes.values()) < CONFIG.push_window
+            assert self.machine.exchange.transfers[command.blob].have.mask >> command.index & 1, (
+                "a push of what is not held"
+            )
+            self.pushes[command.push_id] = command
         else:
             assert isinstance(command, Hangup)
 
@@ -171,6 +232,10 @@ class AnySequence(RuleBasedStateMachine):
     def open_blob(self, blob: Digest, mask: int, priority: int) -> None:
         self.tell(BlobOpened(blob, COUNT, CHUNK, mask, priority, digest_of(b"manifest of " + blob)))
 
+    @rule(blob=blobs, mask=st.sampled_from([0, (1 << COUNT) - 1]))
+    def open_published_blob(self, blob: Digest, mask: int) -> None:
+        self.tell(BlobOpened(blob, COUNT, CHUNK, mask, is_source=True))
+
     @rule(blob=blobs)
     def open_empty_blob(self, blob: Digest) -> None:
         self.tell(BlobOpened(blob, COUNT, CHUNK, 0))
@@ -220,6 +285,55 @@ class AnySequence(RuleBasedStateMachine):
         if fetch_id not in self.under_way:
             self.tell(FetchEnded(fetch_id, outcome))
 
+    # --- links ------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.opening)
+    @rule(data=st.data(), succeeds=st.booleans())
+    def end_opening(self, data: st.DataObject, succeeds: bool) -> None:
+        key = data.draw(st.sampled_from(sorted(self.opening)))
+        self.opening.discard(key)
+        if succeeds:
+            self.link_opens(key)
+        else:
+            self.tell(LinkFailed(peer_named(key[0]), key[1], Outcome.UNREACHABLE))
+
+    @rule(number=numbers, is_sending=st.booleans())
+    def somebody_opens_a_link(self, number: int, is_sending: bool) -> None:
+        self.link_opens((peer(number), is_sending))
+
+    def link_opens(self, key: tuple[str, bool]) -> None:
+        self.links.add(key)
+        self.tell(LinkOpened(peer_named(key[0]), key[1]))
+
+    @precondition(lambda self: self.links)
+    @rule(data=st.data())
+    def close_link(self, data: st.DataObject) -> None:
+        name, is_sending = data.draw(st.sampled_from(sorted(self.links)))
+        self.links.discard((name, is_sending))
+        if is_sending:
+            for push_id in [push_id for push_id, push in self.pushes.items() if push.peer == name]:
+                del self.pushes[push_id]
+                self.tell(PushEnded(push_id, Outcome.SHORT))
+        self.tell(LinkClosed(peer_named(name), is_sending))
+
+    @precondition(lambda self: self.pushes)
+    @rule(data=st.data(), outcome=st.sampled_from([Outcome.DONE, Outcome.DONE, Outcome.STALLED, Outcome.MISSING]))
+    def push_ends(self, data: st.DataObject, outcome: Outcome) -> None:
+        push_id = data.draw(st.sampled_from(sorted(self.pushes)))
+        del self.pushes[push_id]
+        self.tell(PushEnded(push_id, outcome))
+
+    @rule(number=numbers, blob=blobs, stripe=stripes, index=st.integers(0, COUNT - 1))
+    def push_begins(self, number: int, blob: Digest, stripe: int, index: int) -> None:
+        self.arriving.append((peer(number), blob, stripe, index))
+        self.tell(PushBegan(peer(number), blob, stripe, index))
+
+    @precondition(lambda self: self.arriving)
+    @rule(data=st.data(), outcome=st.sampled_from([Outcome.DONE, Outcome.DONE, *Outcome]))
+    def push_arrives(self, data: st.DataObject, outcome: Outcome) -> None:
+        name, blob, stripe, index = self.arriving.pop(data.draw(st.integers(0, len(self.arriving) - 1)))
+        self.tell(PushArrived(peer_named(name), blob, stripe, index, outcome, CHUNK))
+
     # --- what always holds ------------------------------------------------------------------------------------------
 
     @invariant()
@@ -253,6 +367,17 @@ class AnySequence(RuleBasedStateMachine):
         downloads = self.machine.downloads
         if any(not transfer.is_complete for transfer in downloads.transfers.values()):
             assert self.machine.next_wake_s <= self.now_s + CONFIG.store_pause_s
+
+    @invariant()
+    def every_link_being_opened_is_known(self) -> None:
+        links = self.machine.links
+        for direction, is_sending in ((links.receiving, False), (links.sending, True)):
+            assert {(name, is_sending) for name in direction.opening} <= self.opening
+            assert {(name, is_sending) for name in direction.up} <= self.links
+
+
+def peer_named(name: str) -> PeerId:
+    return PeerId(name)
 
 
 TestAnySequence = AnySequence.TestCase

@@ -10,14 +10,14 @@ import pytest
 from shardcast_proto.errors import InvariantViolated
 from shardcast_proto.messages import Have
 from shardcast_relay import RelayConfig
-from shardcast_relay.commands import ENDINGS, CancelFetch, Command, Hangup, Send
+from shardcast_relay.commands import ENDINGS, CancelFetch, CloseLink, Command, Hangup, Send
 from shardcast_relay.events import BlobOpened, Event, FetchEnded, MessageReceived, PeersReceived
 
 from .parts import BLOB, CHUNK, Node, contact, fetches, peer
 
 
 def test_every_command_that_starts_work_has_its_endings_in_the_table():
-    instant = {Send, Hangup, CancelFetch}
+    instant = {Send, Hangup, CancelFetch, CloseLink}
     assert set(ENDINGS) == set(get_args(Command)) - instant
     assert all(ending in get_args(Event) for endings in ENDINGS.values() for ending in endings)
 
