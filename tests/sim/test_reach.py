@@ -1,4 +1,4 @@
-"""Swarms in which some nodes cannot be reached: everybody completes, and the way over the control connection stays the exception."""
+"""Swarms without bulk links in which some nodes cannot be reached: everybody completes, and little goes over the control connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.sim.world import Host, Link, Version, World
 
 def line(*, announces: bool = False) -> tuple[World, Host, Host, Host]:
     """Start an origin that only a hidden node has joined, and a node that knows the origin's door no more."""
-    world = World(1)
+    world = World(1, has_links=False)
     origin, hidden, other = world.add_host(), world.add_host(), world.add_host()
     world.hide(hidden, announces=announces)
     world.start(origin)
@@ -74,7 +74,7 @@ def test_a_data_plane_that_was_out_of_reach_is_used_again_when_it_is_back() -> N
 
 def test_a_chunk_that_a_data_plane_gives_is_not_carried() -> None:
     """Six nodes, two of them hidden: the hidden ones get everything, and are asked for nothing while others have it."""
-    world, origin, others = swarm(9, hosts=0)
+    world, origin, others = swarm(9, hosts=0, has_links=False)
     for number in range(6):
         host = world.add_host(Link(12e6, 48e6))
         if number % 3 == 0:
@@ -88,7 +88,7 @@ def test_a_chunk_that_a_data_plane_gives_is_not_carried() -> None:
 
 
 def test_a_hidden_origin_reaches_a_whole_swarm_through_the_nodes_that_it_dials() -> None:
-    world = World(2, check_every=5)
+    world = World(2, check_every=5, has_links=False)
     door = world.add_host(Link(25e6, 100e6))
     world.start(door)
     origin = world.add_host(Link(25e6, 100e6))
@@ -109,7 +109,7 @@ def test_a_hidden_origin_reaches_a_whole_swarm_through_the_nodes_that_it_dials()
 
 def unlucky_day(seed: int) -> tuple[World, Version]:
     """Thirty nodes with 2 % loss: a third can be dialled by nobody, one of them becomes a black hole, another one lies."""
-    world, origin, others = swarm(seed, hosts=0, loss=0.02, check_every=7)
+    world, origin, others = swarm(seed, hosts=0, loss=0.02, check_every=7, has_links=False)
     for number in range(29):
         host = world.add_host(Link((5e6, 12e6, 25e6)[number % 3], 50e6, (0.005, 0.02, 0.06)[number * 7 % 3]))
         if number % 3 == 1:
@@ -142,7 +142,7 @@ def test_thirty_nodes_complete_when_a_third_of_them_and_then_the_origin_are_out_
 
 
 def test_a_black_holed_hidden_neighbour_costs_one_idle_timeout_and_then_the_chunks_come_from_another() -> None:
-    world = World(3)
+    world = World(3, has_links=False)
     origin, hidden, second, client = (world.add_host() for _ in range(4))
     for host in (hidden, second):
         world.hide(host)
@@ -166,7 +166,7 @@ def test_an_origin_whose_chunks_do_not_verify_is_paused_and_still_brings_the_nex
     world, origin, others = swarm(12, hosts=5)
     origin.is_proven = True
     for peer in list(origin.connections):  # everybody hears of it by a new hello
-        world.disconnect(origin, world.hosts[peer])
+        world.wire.disconnect(origin, world.hosts[peer])
     world.run(world.now_s + 30.0)
     origin.is_lying = True
     world.publish(origin, chunk_count=20)
@@ -182,7 +182,7 @@ def test_an_origin_whose_chunks_do_not_verify_is_paused_and_still_brings_the_nex
 
 def test_no_two_things_are_carried_from_one_peer_at_once_and_a_busy_one_is_asked_again() -> None:
     """Ten nodes have only a hidden one: four are carried for at a time, the others are told that it is busy, and all complete."""
-    world = World(5)
+    world = World(5, has_links=False)
     hidden = world.add_host(Link(25e6, 100e6))
     hidden.contact = replace(hidden.contact, dial=("dial/0",), serve=())
     others = [world.add_host(Link(1e6, 50e6)) for _ in range(8)]
