@@ -50,7 +50,9 @@ class RelayConfig:
     run_time_s: float = 0.25
     #: … but at most this much: a longer run holds chunks back from faster peers.
     run_bytes_max: int = 4 * MIB
-    #: A peer's window is rate * (rtt + slack), at least two runs so that one is always under way.
+    #: A peer's window is rate * (rtt + slack), at least two runs so that one is always under way. Of a slow peer, whose run takes longer
+    #: than this, one: what waits there cannot be asked of others.
+    window_run_s: float = 0.5
     window_slack_s: float = 0.25
     window_bytes_max: int = 16 * MIB
     fetches_per_peer_max: int = 4
@@ -94,6 +96,8 @@ class RelayConfig:
     #: The last chunks are asked from a second holder when the first is this many times over its estimate.
     hedge_factor: float = 2.0
     hedge_after_min_s: float = 0.5
+    #: They are also asked from a second holder that should deliver so many times sooner.
+    hedge_gain: float = 2.0
     #: Hedged bytes at most, as a share of the blob.
     hedge_share_max: float = 0.03
     #: A peer that failed is left alone so long, doubling up to the maximum.
@@ -122,6 +126,12 @@ class RelayConfig:
     stripes: int = 8
     #: Stripes in which a node with average uplink feeds others; one that can feed more children takes another for each eight.
     interior_stripes: int = 1
+    #: With so few contacts that are no neighbours (they may be dead) the swarm is small enough for trees of one level.
+    small_passive_max: int = 2
+    #: In a larger one a node gives so much of its uplink to trees; the rest is the mesh's.
+    tree_share: float = 0.5
+    #: In a larger one a node roots a stripe only with this share of the mean uplink of the source's neighbours.
+    root_share_min: float = 0.75
     #: An Attach that was not answered within this is asked of another; a neighbour that declined is left alone so long.
     attach_patience_s: float = 1.0
     #: Changes of our place in the trees wait so long for company.
@@ -132,21 +142,34 @@ class RelayConfig:
     push_deadline_s: float = 30.0
     #: What waits for one child beyond this is the mesh's to pull: a parent that waited for its slowest child would couple all to it.
     backlog_bytes_max: int = 8 * MIB
-    backlog_chunks_min: int = 4
-    #: What neighbours hold is left to the trees for so long before it is pulled.
-    pull_grace_s: float = 1.0
+    #: The same for all children together, in the time that our uplink needs for it.
+    backlog_s: float = 1.0
+    #: So many chunks may wait for a child however long it takes.
+    backlog_chunks_min: int = 2
+    #: What neighbours hold is left to the trees for so long before it is pulled: this, and so many times what the trees took of late. Too
+    #: short costs duplicates (8 % of the bytes and 12 % of the time with a fixed second, mixed uplinks), too long the time of a dead node.
+    pull_grace_s: float = 0.5
+    pull_grace_factor: float = 1.25
+    pull_grace_max_s: float = 8.0
+
+    #: A pushed chunk that takes longer to arrive is looked for elsewhere: 8 MiB at 17 Mbit/s.
+    arrival_patience_s: float = 4.0
 
     #: Chunks a stripe may have handed out and not yet seen at a third node: at first, at least, at most.
     credit_first: int = 4
     credit_min: int = 2
     credit_max: int = 32
-    #: The window is this many times rate * latency: one for what is on its way, one so that the stripe never waits for us.
-    credit_gain: float = 2.0
+    #: In a larger swarm, while fewer than this are out in all, a stripe without credit gets another rather than that our uplink idles.
+    credit_spare: int = 64
+    #: The window is this many times rate * latency, and one: a little more than what is on its way, so that the stripe never waits for us.
+    credit_gain: float = 1.3
     #: A chunk that no third node has by then is handed out once more, elsewhere, and the stripe's share is halved.
     credit_deadline_s: float = 1.0
     #: … and the time that the chunk takes at this rate.
     credit_floor_bytes_per_s: float = 500e3
     credit_deadline_factor: float = 4.0
+    #: A root whose share was halved below this is dismissed.
+    credit_trust_min: float = 0.1
     #: A stripe whose last chunk would be so much later than all others gets none at the end.
     credit_tail_s: float = 0.25
     #: A source that nobody is attached to after this lets itself be pulled from.

@@ -55,7 +55,7 @@ class Downloads:
         self.rate = self._ledger.rate
         self.quarantined_until_s = self._ledger.quarantined_until_s
         #: How long the chunks of a blob are left to its trees before they are pulled.
-        self.grace_s: Callable[[Digest], float] = lambda blob: 0.0
+        self.grace_s: Callable[[Transfer], float] = lambda transfer: 0.0
         #: Whether a peer gives chunks over a bulk link.
         self.is_linked: Callable[[PeerId], bool] = lambda peer: False
         #: Nothing is fetched before this time: our own disk is in trouble.
@@ -137,9 +137,9 @@ class Downloads:
             self._cancel_all_of(fetch.peer, out)
         return fetch
 
-    def push_began(self, event: PushBegan) -> None:
+    def push_began(self, event: PushBegan, now_s: float) -> None:
         """A pushed chunk is coming in: it need not be asked for."""
-        self.arrivals.began(event.peer, event.blob, event.index)
+        self.arrivals.began(event.peer, event.blob, event.index, now_s)
         transfer = self.transfers.get(event.blob)
         if transfer is not None:
             transfer.wanted &= ~(1 << event.index)
@@ -157,6 +157,7 @@ class Downloads:
         if transfer is None or not 0 <= event.index < transfer.have.count:
             return None
         if event.outcome is Outcome.DONE and transfer.chunk_verified(event.index):
+            transfer.push_came(event.index, now_s)
             self._chunks_are_here(transfer, out, now_s)
             return transfer
         transfer.wanted |= 1 << event.index & ~transfer.have.mask & ~self._covering(transfer.blob)
@@ -169,21 +170,26 @@ class Downloads:
             self.retry_at_s = self.store_paused_until_s
             return
         unfinished = [transfer for transfer in self.transfers.values() if not transfer.is_complete]
-        if not unfinished and not self.objects:
+        self._give_up_late_arrivals(now_s)
+        for transfer in unfinished:
+            ripens_s = transfer.ripen(now_s, self.grace_s(transfer))
+            if ripens_s is not None:
+                self._look_again(now_s, ripens_s)
+            if self.fetches or transfer.wanted:
+                self._look_again(now_s, now_s + self._config.hedge_after_min_s)
+        if not self.objects:  # most events change nothing here
+            unfinished = [one for one in unfinished if one.wanted & one.ripe or (self.fetches and not one.wanted)]
+        if not (unfinished and self._has_budget) and not self.objects:
             return
         sources = self._sources(now_s)
         self._ask_for_objects(sources, out, now_s)
         for transfer in sorted(unfinished, key=lambda transfer: -transfer.priority):
-            ripens_s = transfer.ripen(now_s, self.grace_s(transfer.blob))
-            if ripens_s is not None:
-                self._look_again(now_s, ripens_s)
             while self._has_budget and transfer.wanted & transfer.ripe:
                 request = self._next_request(transfer, sources)
                 if request is None:
                     break
                 self._order(transfer, request, out, now_s)
             self._hedge(transfer, sources, out, now_s)
-            self._look_again(now_s, now_s + self._config.hedge_after_min_s)
 
     def ask_again_what_others_have(self, out: Outbox) -> None:
         """Repeat `Want` for blobs that stand still: a `Want` or a `Have` may have been lost."""
@@ -209,6 +215,16 @@ class Downloads:
     @property
     def _has_budget(self) -> bool:
         return self.fetches.total_bytes < self._config.receive_budget_bytes
+
+    def _give_up_late_arrivals(self, now_s: float) -> None:
+        """Want again what began to arrive and does not come: its sender may be gone without a word."""
+        for blob, index in self.arrivals.give_up_late(now_s - self._config.arrival_patience_s):
+            transfer = self.transfers.get(blob)
+            if transfer is not None:
+                transfer.wanted |= 1 << index & ~transfer.have.mask & ~self._covering(blob)
+        oldest_s = self.arrivals.oldest_s()
+        if oldest_s is not None:
+            self._look_again(now_s, oldest_s + self._config.arrival_patience_s + 0.001)
 
     def _covering(self, blob: Digest) -> int:
         return self.fetches.covering(blob) | self.arrivals.covering(blob)

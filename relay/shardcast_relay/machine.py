@@ -80,10 +80,11 @@ from .outbox import Outbox
 from .pushes import Pushes
 from .randomness import Rng
 from .story import Story
+from .transfer import Transfer
 from .tree import Forest
 
 #: After these no fetch becomes possible that was not possible before.
-_NO_NEWS_FOR_FETCHES: Final = (ChunkVerified, PushBegan, PushEnded)
+_NO_NEWS_FOR_FETCHES: Final = frozenset({ChunkVerified, PushBegan, PushEnded})
 
 
 class Machine:
@@ -100,7 +101,8 @@ class Machine:
         self.links = Links(self.config, self.exchange.neighbours)
         self.trees = Forest(self.config, rng, self.exchange, self_id)
         self.pushes = Pushes(self.config, self.exchange, self.trees, self.links)
-        self.downloads.grace_s = lambda blob: self.config.pull_grace_s if self.trees.parents(blob) else 0.0
+        self.trees.is_small = lambda: len(self.membership.passive) <= self.config.small_passive_max
+        self.downloads.grace_s = self._grace_s
         self.downloads.is_linked = lambda peer: peer in self.links.receiving.up
         self.exchange.is_linked = lambda peer: peer in self.links.receiving.up or peer in self.links.sending.up
         self.story = Story(self.config.story_max)
@@ -128,7 +130,7 @@ class Machine:
             LinkOpened: self._link_opened,
             LinkFailed: lambda event, out: self.links.failed(event, self._now_s),
             LinkClosed: self._link_closed,
-            PushBegan: lambda event, out: self.downloads.push_began(event),
+            PushBegan: lambda event, out: self.downloads.push_began(event, self._now_s),
             PushArrived: self._push_arrived,
             PushEnded: lambda event, out: self.pushes.ended(event, out, self._now_s),
         }
@@ -164,7 +166,7 @@ class Machine:
         self._hear(event)
         try:
             self._handlers[type(event)](event, out)
-            if not isinstance(event, _NO_NEWS_FOR_FETCHES):  # room for another run comes with the end of one
+            if type(event) not in _NO_NEWS_FOR_FETCHES:  # room for another run comes with the end of one
                 self.downloads.ask_for_more(out, self._now_s)
         except InvariantViolated as error:
             lines = "\n".join(map(str, self.story.about()[-20:]))
@@ -295,6 +297,14 @@ class Machine:
         except RemoteProtocolError as error:
             self.downloads.reputation(peer).failed(self._now_s)
             self._drop(peer, out, error.message)
+
+    def _grace_s(self, transfer: Transfer) -> float:
+        """Return how long chunks that neighbours hold are left to the trees: longer than the trees have taken, if they feed us at all."""
+        if not self.trees.is_fed(transfer.blob):
+            return 0.0
+        config = self.config
+        span_s = config.pull_grace_s + config.pull_grace_factor * transfer.push_lag_s
+        return min(span_s, config.pull_grace_max_s)
 
     def _have_received(self, peer: PeerId, message: Have, out: Outbox) -> None:
         mask = self.exchange.have_received(peer, message)

@@ -45,7 +45,7 @@ class Pushes:
         self._forest = forest
         self._links = links
         self.sources: dict[Digest, Source] = {}
-        #: By when each source lets itself be pulled from if nobody is attached.
+        #: By when each source lets itself be pulled from if no root has a link until then.
         self._release_at_s: dict[Digest, float] = {}
         self.backlogs: dict[PeerId, Backlog] = {}
         self._on_way: dict[int, Push] = {}
@@ -128,14 +128,16 @@ class Pushes:
         self._hand_out_all(out, now_s)
 
     def tend(self, out: Outbox, now_s: float) -> None:
-        """Hand out again what is late; let a source be pulled from when its time has come."""
-        for source in self.sources.values():
-            source.take_back_late(now_s)
+        """Hand out again what is late; dismiss roots that pass nothing on; let a source be pulled from when its time has come."""
+        for blob, source in self.sources.items():
+            for stripe in source.take_back_late(now_s):
+                self._forest.dismiss(blob, stripe, out)
         self._hand_out_all(out, now_s)
         for blob, source in self.sources.items():
             transfer = self._exchange.transfers[blob]
-            is_alone = not source.shares and now_s >= self._release_at_s[blob]
-            if transfer.is_withheld and (source.is_handed_out or is_alone):
+            if any(share.root in self._links.sending.up for share in source.shares.values()):
+                self._release_at_s[blob] = now_s + self._config.source_patience_s
+            if transfer.is_withheld and (source.is_handed_out or now_s >= self._release_at_s[blob]):
                 self._exchange.release(transfer, out)
 
     @property
@@ -181,12 +183,18 @@ class Pushes:
 
     def _offer(self, transfer: Transfer, child: PeerId, stripe: int, index: int) -> None:
         backlog = self.backlogs.setdefault(child, Backlog())
+        bytes_max = self._config.backlog_bytes_max
+        if self._forest.up_bytes_per_s:
+            share = (
+                self._forest.up_bytes_per_s * self._config.backlog_s / len(self._forest.blobs[transfer.blob].children)
+            )
+            bytes_max = min(bytes_max, int(share))
         backlog.offer(
             transfer.blob,
             stripe,
             index,
             size_bytes=transfer.chunk_bytes,
-            bytes_max=self._config.backlog_bytes_max,
+            bytes_max=bytes_max,
             count_min=self._config.backlog_chunks_min,
         )
 
@@ -220,7 +228,8 @@ class Pushes:
             ready = {
                 stripe: held for stripe, held in ready.items() if self._can_take(source.shares[stripe].root, transfer)
             }
-            choice = source.choose(ready, now_s)
+            spare = 0 if self._forest.is_small() else self._config.credit_spare
+            choice = source.choose(ready, now_s, spare=spare)
             if choice is None:
                 return
             stripe, index = choice

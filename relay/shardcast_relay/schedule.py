@@ -68,15 +68,23 @@ def _run_in_block(source: Source, mask: int, index: int, count_max: int) -> Requ
 def next_hedge(
     transfer: Transfer, sources: Sequence[Source], fetches: FetchTable, config: RelayConfig, *, now_s: float
 ) -> tuple[Fetch, Request] | None:
-    """Return the most overdue fetch with the run to ask for elsewhere, or None.
+    """Return the most overdue fetch, or the one that is to end last, with the run to ask for elsewhere; None when there is none.
 
-    Only when nothing is wanted any more, only within the share of the blob that hedging may cost, and each fetch once.
+    Only what is overdue, or would come much sooner from the other. Only when nothing is wanted any more, only within the share of the blob
+    that hedging may cost, and each fetch once.
     """
     budget = int(transfer.have.count * config.hedge_share_max) + 1 - transfer.hedged_count
     if transfer.wanted or budget < 1:
         return None
-    overdue = [fetch for fetch in fetches if fetch.target == transfer.blob and _is_overdue(fetch, config, now_s)]
-    for fetch in sorted(overdue, key=lambda fetch: fetch.started_s + fetch.estimate_s):
+    before_s = now_s - config.hedge_after_min_s
+    slow = [
+        fetch
+        for fetch in fetches
+        if fetch.target == transfer.blob and fetch.started_s < before_s and _may_be_hedged(fetch)
+    ]
+    slow.sort(key=lambda fetch: fetch.started_s + fetch.estimate_s)
+    overdue = [fetch for fetch in slow if _is_overdue(fetch, config, now_s)]
+    for fetch in overdue + slow[: len(overdue) - 1 : -1]:
         missing = fetch.remaining & ~transfer.have.mask
         if not missing:
             continue
@@ -90,15 +98,22 @@ def next_hedge(
         ]
         if holders:
             source = min(holders, key=lambda source: (source.is_carried, source.eta_s(transfer.chunk_bytes)))
+            left_s = fetch.started_s + fetch.estimate_s - now_s
+            if not _is_overdue(fetch, config, now_s) and left_s < config.hedge_gain * source.eta_s(
+                transfer.chunk_bytes
+            ):
+                continue
             count_max = min(budget, source.run_max(config, transfer.chunk_bytes))
             held = missing & transfer.holders[source.peer]
             return fetch, Request(source, first, _run_length(held, first, count_max), is_hedge=True)
     return None
 
 
+def _may_be_hedged(fetch: Fetch) -> bool:
+    return not (fetch.is_object or fetch.is_hedge or fetch.is_hedged or fetch.is_cancelled)
+
+
 def _is_overdue(fetch: Fetch, config: RelayConfig, now_s: float) -> bool:
-    if fetch.is_object or fetch.is_hedge or fetch.is_hedged or fetch.is_cancelled:
-        return False
     return now_s - fetch.started_s > max(config.hedge_factor * fetch.estimate_s, config.hedge_after_min_s)
 
 

@@ -43,9 +43,11 @@ class Source:
         return (self.rate.rtt_s + transfer_s) / self.reputation.success_rate
 
     def window_bytes(self, config: RelayConfig, chunk_bytes: int) -> int:
-        """Return how much may be under way at this peer: bandwidth × delay, and never less than two runs."""
+        """Return how much may be under way at this peer: bandwidth × delay, and never less than two runs, or one that takes long."""
         product = self.rate.bytes_per_s * (self.rate.rtt_s + config.window_slack_s)
-        return max(min(int(product), config.window_bytes_max), 2 * self.run_chunks(config, chunk_bytes) * chunk_bytes)
+        run_bytes = self.run_chunks(config, chunk_bytes) * chunk_bytes
+        runs = 2 if run_bytes < self.rate.bytes_per_s * config.window_run_s else 1
+        return max(min(int(product), config.window_bytes_max), runs * run_bytes)
 
     def run_chunks(self, config: RelayConfig, chunk_bytes: int) -> int:
         """Return how many chunks one request to this peer should ask for."""

@@ -44,20 +44,24 @@ class Share:
             return None
         return len(self.confirmed) / max(now_s - self.confirmed[0][0] + self.confirmed[0][1], 1e-3)
 
+    def credit(self, config: RelayConfig, now_s: float) -> int:
+        """Return how many chunks may be out."""
+        rate = self.rate_per_s(now_s)
+        wish: float = config.credit_first
+        if rate is not None:
+            least_s = min(latency_s for _, latency_s in self.confirmed)
+            wish = max(rate * least_s * config.credit_gain + 1, config.credit_min)
+        return max(int(min(wish, config.credit_max) * self.trust), 1)
+
+    def passed_on(self, index: int, now_s: float) -> None:
+        """A chunk was seen at a third node."""
+        self.confirmed.append((now_s, now_s - self.unconfirmed.pop(index)))
+        self.trust = min(1.0, self.trust * 1.25)
+
     def eta_s(self, now_s: float) -> float:
         """Return how long the stripe needs for what is out and one chunk more; 0 before it was measured."""
         rate = self.rate_per_s(now_s)
         return 0.0 if rate is None else (len(self.unconfirmed) + 1) / rate
-
-    def latency_s(self) -> float:
-        """Return the least time from handing out to passing on, of late."""
-        return min(latency_s for _, latency_s in self.confirmed)
-
-    def window(self, config: RelayConfig, now_s: float) -> int:
-        """Return how many chunks may be out."""
-        rate = self.rate_per_s(now_s)
-        wish = config.credit_first if rate is None else rate * self.latency_s() * config.credit_gain + 1
-        return max(int(min(max(wish, config.credit_min), config.credit_max) * self.trust), 1)
 
 
 class Source:
@@ -114,22 +118,25 @@ class Source:
             for index in share.unconfirmed:
                 self._take_back(index)
 
-    def choose(self, ready: Mapping[int, int], now_s: float) -> tuple[int, int] | None:
+    def choose(self, ready: Mapping[int, int], now_s: float, *, spare: int) -> tuple[int, int] | None:
         """Return the stripe and the chunk to hand out next, or None when no stripe has credit.
 
         Args:
             ready: The stripes whose roots can take a chunk now, each with the mask of what its root holds.
+            spare: While fewer chunks than this are out, one is handed out without credit.
         """
         if not self.todo:
             return None
         limit_s = self._end_s(now_s)
-        best, best_load = None, 1.0
+        best, best_load = None, inf
         for stripe, held in ready.items():
             share = self.shares[stripe]
-            load = len(share.unconfirmed) / share.window(self._config, now_s)
+            load = len(share.unconfirmed) / share.credit(self._config, now_s)
+            if load >= 1.0 and share.trust < 1.0:
+                continue
             if load < best_load and self.todo & ~held and share.eta_s(now_s) <= limit_s:
                 best, best_load = stripe, load
-        if best is None:
+        if best is None or (best_load >= 1.0 and len(self._stripe_of) >= spare):
             return None
         candidates = self.todo & ~ready[best]
         index = (candidates & -candidates).bit_length() - 1
@@ -147,10 +154,8 @@ class Source:
         for index in [index for index in self._stripe_of if mask >> index & 1]:
             share = self.shares[self._stripe_of[index]]
             if share.root != peer or is_alone:
-                given_s = share.unconfirmed.pop(index)
+                share.passed_on(index, now_s)
                 del self._stripe_of[index]
-                share.confirmed.append((now_s, now_s - given_s))
-                share.trust = min(1.0, share.trust * 1.25)
 
     def not_sent(self, stripe: int, index: int) -> None:
         """A chunk did not leave: it is handed out again."""
@@ -158,16 +163,21 @@ class Source:
         if share is not None and share.unconfirmed.pop(index, None) is not None:
             self._take_back(index)
 
-    def take_back_late(self, now_s: float) -> None:
-        """Hand out again what was not passed on in time."""
-        for share in self.shares.values():
-            late = [index for index, given_s in share.unconfirmed.items() if now_s - given_s > self._patience_s(share)]
+    def take_back_late(self, now_s: float) -> list[int]:
+        """Hand out again what was not passed on in time; return the stripes whose roots pass nothing on."""
+        lost: list[int] = []
+        for stripe, share in self.shares.items():
+            before_s = now_s - self._patience_s(share)
+            late = [index for index, given_s in share.unconfirmed.items() if given_s < before_s]
             for index in late:
                 del share.unconfirmed[index]
                 self._take_back(index)
                 self.repeated_count += 1
             if late:
-                share.trust = max(share.trust / 2, 1 / 64)
+                share.trust /= 2
+            if share.trust < self._config.credit_trust_min:
+                lost.append(stripe)
+        return lost
 
     def next_late_s(self) -> float | None:
         """Return when the next chunk will be late."""

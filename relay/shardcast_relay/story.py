@@ -10,8 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Final
 
-from .commands import CancelFetch, Command, FetchChunks, FetchObject, Hangup
-from .events import ChunkVerified, Event, FetchEnded, Ticked
+from shardcast_proto.messages import Have, Skip, Want
+
+from .commands import CancelFetch, CloseLink, Command, FetchChunks, FetchObject, Hangup, OpenLink, PushChunk, Send
+from .events import (
+    ChunkVerified,
+    Event,
+    FetchEnded,
+    LinkClosed,
+    LinkFailed,
+    LinkOpened,
+    MessageReceived,
+    PushArrived,
+    PushBegan,
+    PushEnded,
+    Ticked,
+)
 
 #: Of a list (runs, contacts, addresses) and of bytes (a digest fits) so much is kept.
 _ITEMS_MAX: Final = 8
@@ -19,7 +33,12 @@ _BYTES_MAX: Final = 64
 #: A mask is kept when it is at most so long; a longer one is left out.
 _BITS_MAX: Final = 512
 #: Most entries are made of these, which no peer can make long: they are kept as they are.
-_ALWAYS_SHORT: Final = frozenset({ChunkVerified, FetchEnded, Ticked, CancelFetch, FetchChunks, FetchObject, Hangup})
+_ALWAYS_SHORT: Final = frozenset(
+    {ChunkVerified, FetchEnded, Ticked, PushBegan, PushArrived, PushEnded, LinkOpened, LinkFailed, LinkClosed}
+    | {CancelFetch, FetchChunks, FetchObject, Hangup, PushChunk, OpenLink, CloseLink}
+)
+#: Messages whose only long field is their runs.
+_OF_RUNS: Final = frozenset({Have, Want, Skip})
 
 
 @dataclass(frozen=True)
@@ -62,8 +81,11 @@ def _names(part: Any, keys: Sequence[object]) -> bool:
 
 def _brief(value: Any) -> Any:
     """Return `value` without the tails of what is long in it."""
-    if type(value) in _ALWAYS_SHORT:
+    kind = type(value)
+    if kind in _ALWAYS_SHORT:
         return value
+    if (kind is Send or kind is MessageReceived) and type(value.message) in _OF_RUNS:
+        return value if len(value.message.runs) <= _ITEMS_MAX else replace(value, message=_brief(value.message))
     if isinstance(value, bytes):
         return value[:_BYTES_MAX]
     if isinstance(value, tuple):

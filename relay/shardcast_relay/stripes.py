@@ -9,9 +9,10 @@ becomes a child is nobody's ancestor, so no edge can close a cycle. A node that 
 anew by themselves. The one exception, a parent that is the source, cannot close a cycle either: a source has no parent.
 
 *Room.* A node can feed k = stripes * uplink / mean uplink of its neighbourhood children: that many times a stripe's share of the rate at
-which the swarm as a whole can go. To keep the trees flat it gives its room to as few stripes as will take it. The children of the source
-feed each other whatever their room: with few nodes these trees are one level deep, and the source gives each of them as much as it passes
-on.
+which the swarm as a whole can go. To keep the trees flat it gives its room to as few stripes as will take it. Where all nodes are
+neighbours, the children of the source feed each other whatever their room: these trees are one level deep, and the source gives each of
+them as much as it passes on. In a larger swarm slow nodes are leaves, the others give a part of their uplink to trees, and the mesh, which
+uses whatever is left wherever it is, does the rest.
 
 Source: SplitStream (Castro et al., SOSP 2003) for interior nodes in few stripes; the rest is of this package.
 """
@@ -54,6 +55,8 @@ class Stripes:
     asked: dict[int, tuple[PeerId, float]] = field(default_factory=dict)
     #: Who declined, by stripe, and until when it is not asked again.
     declined: dict[tuple[PeerId, int], float] = field(default_factory=dict)
+    #: Former roots that passed nothing on.
+    dismissed: dict[PeerId, None] = field(default_factory=dict)
     #: What neighbours said of their places.
     heard: dict[PeerId, Trees] = field(default_factory=dict)
 
@@ -90,15 +93,15 @@ class Stripes:
         interior = self.interior()
         return stripe in interior or len(interior) < interior_max
 
-    def may_adopt(self, peer: PeerId, stripe: int, *, room: int, interior_max: int) -> bool:
-        """Whether a peer that asked may become a child."""
+    def may_adopt(self, peer: PeerId, stripe: int, *, room: int, interior_max: int, is_small: bool) -> bool:
+        """Whether a peer that asked may become a child. `is_small`: all nodes that are known are neighbours."""
         parent = self.parents.get(stripe)
         if parent is None or stripe in self.asked or parent.peer == peer:
             return False
         if self.would_feed(stripe, room=room, interior_max=interior_max):
             return True
         is_root_too = peer in self.heard and 1 in self.heard[peer].depths
-        return parent.depth == 1 and is_root_too
+        return is_small and parent.depth == 1 and is_root_too
 
     def adopt(self, peer: PeerId, stripe: int) -> None:
         """Make a peer a child."""

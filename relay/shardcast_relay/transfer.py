@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from shardcast_proto.bitmap import Bitmap, full_mask
 from shardcast_proto.errors import InvariantViolated
 from shardcast_proto.ids import Digest, PeerId
 
 from .availability import Availability
+
+#: Of the greatest lag of a push so much is kept with each further push: half of it after 70.
+_LAG_KEPT: Final = 0.99
 
 
 class Transfer:
@@ -40,6 +44,8 @@ class Transfer:
         self.seen: deque[tuple[float, int]] = deque()
         self.seen_mask = 0
         self.ripe = 0
+        #: How long chunks that neighbours held were under way in the trees, at most, of late.
+        self.push_lag_s = 0.0
         #: Neighbours that were sent a snapshot since they came, and those that are owed another one.
         self.answered: dict[PeerId, None] = {}
         self.unanswered: dict[PeerId, None] = {}
@@ -69,6 +75,11 @@ class Transfer:
         while self.seen and self.seen[0][0] + grace_s <= now_s:
             self.ripe |= self.seen.popleft()[1]
         return self.seen[0][0] + grace_s if self.seen else None
+
+    def push_came(self, index: int, now_s: float) -> None:
+        """Learn how long the trees took with a chunk that neighbours hold."""
+        lag_s = next((now_s - seen_s for seen_s, mask in self.seen if mask >> index & 1), 0.0)
+        self.push_lag_s = max(lag_s, self.push_lag_s * _LAG_KEPT)
 
     def holder_has(self, peer: PeerId, mask: int, *, is_snapshot: bool) -> None:
         """A neighbour holds these chunks; a snapshot replaces what was known of it."""

@@ -36,6 +36,8 @@ class Forest:
         #: When changed places are to be told, by blob.
         self._tell_at_s: dict[Digest, float] = {}
         self._told: dict[Digest, Trees] = {}
+        #: Whether every node that is known is a neighbour.
+        self.is_small: Callable[[], bool] = lambda: False
         #: Told of the roots of a source's stripes: (blob, stripe, root or None).
         self.on_root: Callable[[Digest, int, PeerId | None], None] = lambda blob, stripe, root: None
 
@@ -53,18 +55,20 @@ class Forest:
         if stripes is not None:
             yield from ((stripe, peer) for peer, fed in stripes.children.items() for stripe in fed)
 
-    def parents(self, blob: Digest) -> set[PeerId]:
-        """Return the distinct parents."""
+    def is_fed(self, blob: Digest) -> bool:
+        """Whether anybody feeds us."""
         stripes = self.blobs.get(blob)
-        return set() if stripes is None else {parent.peer for parent in stripes.parents.values()}
+        return stripes is not None and bool(stripes.parents)
 
     def room(self) -> int:
         """Return how many children this node can feed."""
         known = [contact.up_bytes_per_s for contact in self._exchange.neighbours.values() if contact.up_bytes_per_s]
         if not known or not self.up_bytes_per_s:
             return self._config.stripes
-        mean = (sum(known) + self.up_bytes_per_s) / (len(known) + 1)
-        return int(self._config.stripes * self.up_bytes_per_s / mean)
+        share = self.up_bytes_per_s * (len(known) + 1) / (sum(known) + self.up_bytes_per_s)
+        if not self.is_small():
+            share = share * self._config.tree_share if share >= self._config.root_share_min else 0.0
+        return int(self._config.stripes * share)
 
     @property
     def next_s(self) -> float | None:
@@ -157,7 +161,9 @@ class Forest:
             self._adopt_root(stripes, peer, out)
         else:
             for stripe in message.stripes:
-                if stripes.may_adopt(peer, stripe, room=self.room(), interior_max=self._interior_max()):
+                if stripes.may_adopt(
+                    peer, stripe, room=self.room(), interior_max=self._interior_max(), is_small=self.is_small()
+                ):
                     stripes.adopt(peer, stripe)
                     out.send(peer, Adopt(blob, stripe, stripes.parents[stripe].depth + 1))
                 else:
@@ -208,6 +214,14 @@ class Forest:
         if parent is not None and parent.peer == peer:
             stripes.declined[peer, message.stripe] = now_s + self._config.attach_patience_s
             self._lose_parent(stripes, message.stripe, out, now_s)
+
+    def dismiss(self, blob: Digest, stripe: int, out: Outbox) -> None:
+        """Let the root of a stripe of ours go, and give it none again: it passes nothing on."""
+        stripes = self.blobs[blob]
+        for peer in stripes.fed_in(stripe):
+            stripes.dismissed[peer] = None
+            self._lose_child(stripes, peer, stripe)
+            out.send(peer, Detach(blob, stripe))
 
     # --- time -----------------------------------------------------------------------------------------------------------
 
@@ -275,13 +289,21 @@ class Forest:
     def _adopt_root(self, stripes: Stripes, peer: PeerId, out: Outbox) -> None:
         known = stripes.children.get(peer)
         stripe = next(iter(known)) if known else stripes.unassigned(self._own_stripes(stripes))
-        if stripe is None:
+        if stripe is None or peer in stripes.dismissed or not self._is_fit_for_root(peer):
             out.send(peer, Redirect(stripes.blob, 0, tuple(list(stripes.children)[:PEERS_PER_MESSAGE_MAX])))
             return
         if not known:
             stripes.adopt(peer, stripe)
             self.on_root(stripes.blob, stripe, peer)
         out.send(peer, Adopt(stripes.blob, stripe, 1))
+
+    def _is_fit_for_root(self, peer: PeerId) -> bool:
+        """Whether a first copy is well placed at a peer: in a large swarm what a slow node has spreads slowly."""
+        if self.is_small():
+            return True
+        known = [contact.up_bytes_per_s for contact in self._exchange.neighbours.values() if contact.up_bytes_per_s]
+        own = self._exchange.neighbours[peer].up_bytes_per_s
+        return not own or own >= self._config.root_share_min * sum(known) / len(known)
 
     def _own_stripes(self, stripes: Stripes) -> range:
         """Return the stripes that this source roots: of several sources each has its own."""
@@ -319,7 +341,8 @@ class Forest:
             for stripe in range(self._config.stripes):
                 parent = stripes.parents.get(stripe)
                 is_welcome = parent is not None and (
-                    parent.depth == 1 or stripes.would_feed(stripe, room=room, interior_max=interior_max)
+                    (parent.depth == 1 and self.is_small())
+                    or stripes.would_feed(stripe, room=room, interior_max=interior_max)
                 )
                 depths.append(parent.depth if parent is not None and is_welcome else 0)
         while depths and not depths[-1]:

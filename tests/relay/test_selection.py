@@ -82,11 +82,12 @@ def test_the_only_holder_is_taken():
 
 @pytest.mark.parametrize("chunk_bytes", [CHUNK, 8 * 1024 * 1024])
 @given(rate=st.floats(0, 1e10), rtt_s=st.floats(0, 2))
-def test_a_window_holds_two_runs_and_is_bounded(chunk_bytes, rate, rtt_s):
+def test_a_window_holds_two_runs_or_a_long_one_and_is_bounded(chunk_bytes, rate, rtt_s):
     one = source(rate=rate, rtt_s=rtt_s)
     run_bytes = one.run_chunks(CONFIG, chunk_bytes) * chunk_bytes
     assert chunk_bytes <= run_bytes <= max(CONFIG.run_bytes_max, chunk_bytes)
-    assert 2 * run_bytes <= one.window_bytes(CONFIG, chunk_bytes) <= max(CONFIG.window_bytes_max, 2 * run_bytes)
+    least = run_bytes if run_bytes >= one.rate.bytes_per_s * CONFIG.window_run_s else 2 * run_bytes
+    assert least <= one.window_bytes(CONFIG, chunk_bytes) <= max(CONFIG.window_bytes_max, least)
 
 
 @given(st.integers(0, 30), st.floats(1e4, 1e9))
