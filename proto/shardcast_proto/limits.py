@@ -85,4 +85,9 @@ BINDINGS_PER_HELLO_MAX: Final = 16
 CARRIED_FRAME_BYTES_MAX: Final = 128
 #: Chunks of one carried run, as of one run over HTTP.
 CARRIED_CHUNKS_MAX: Final = 64
+#: Chunks of one answer over a bulk link, as of one run over HTTP.
+LINK_RUN_CHUNKS_MAX: Final = 64
+#: A control message on a bulk link waits for no chunk to be cut: it must be short beside one.
+LINK_MESSAGE_BYTES_MAX: Final = 64 * KIB
+LINK_NONCE_BYTES: Final = 32
 REASON_BYTES_MAX: Final = 200

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from shardcast_proto.ids import Digest, PeerId
+from shardcast_proto.messages import Skip
 
 from .arrivals import Arrivals
 from .bandwidth import RateEstimate
@@ -56,6 +57,8 @@ class Downloads:
         self.quarantined_until_s = self._ledger.quarantined_until_s
         #: How long the chunks of a blob are left to its trees before they are pulled.
         self.grace_s: Callable[[Transfer], float] = lambda transfer: 0.0
+        #: Who pushes the chunks of a blob to us.
+        self.parents: Callable[[Digest], list[PeerId]] = lambda blob: []
         #: Whether a peer gives chunks over a bulk link.
         self.is_linked: Callable[[PeerId], bool] = lambda peer: False
         #: Nothing is fetched before this time: our own disk is in trouble.
@@ -312,6 +315,9 @@ class Downloads:
         )
         self._enter(fetch, source, now_s)
         transfer.wanted &= ~request.mask
+        for parent in self.parents(transfer.blob):
+            if parent != source.peer:
+                out.send(parent, Skip(transfer.blob, ((request.first, request.count),)))
         out.add(
             FetchChunks(
                 out.cause,

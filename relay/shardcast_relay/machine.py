@@ -102,6 +102,7 @@ class Machine:
         self.trees = Forest(self.config, rng, self.exchange, self_id)
         self.pushes = Pushes(self.config, self.exchange, self.trees, self.links)
         self.trees.is_small = lambda: len(self.membership.passive) <= self.config.small_passive_max
+        self.downloads.parents = self.trees.parents
         self.downloads.grace_s = self._grace_s
         self.downloads.is_linked = lambda peer: peer in self.links.receiving.up
         self.exchange.is_linked = lambda peer: peer in self.links.receiving.up or peer in self.links.sending.up
@@ -300,7 +301,7 @@ class Machine:
 
     def _grace_s(self, transfer: Transfer) -> float:
         """Return how long chunks that neighbours hold are left to the trees: longer than the trees have taken, if they feed us at all."""
-        if not self.trees.is_fed(transfer.blob):
+        if not self.trees.parents(transfer.blob):
             return 0.0
         config = self.config
         span_s = config.pull_grace_s + config.pull_grace_factor * transfer.push_lag_s

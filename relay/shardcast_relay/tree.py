@@ -55,10 +55,10 @@ class Forest:
         if stripes is not None:
             yield from ((stripe, peer) for peer, fed in stripes.children.items() for stripe in fed)
 
-    def is_fed(self, blob: Digest) -> bool:
-        """Whether anybody feeds us."""
+    def parents(self, blob: Digest) -> list[PeerId]:
+        """Return who feeds us, each once."""
         stripes = self.blobs.get(blob)
-        return stripes is not None and bool(stripes.parents)
+        return [] if stripes is None else list(dict.fromkeys(parent.peer for parent in stripes.parents.values()))
 
     def room(self) -> int:
         """Return how many children this node can feed."""

@@ -86,6 +86,7 @@ class DataServer:
         source: Where the bytes come from.
         bucket: Paces all uploads of the node together.
         on_sent: Told (peer hint, payload bytes) for each slice sent; the hint is "" when the peer gave none.
+        links: Makes what reads a connection that begins as a bulk link does.
     """
 
     def __init__(
@@ -95,8 +96,10 @@ class DataServer:
         bucket: TokenBucket,
         limits: ServeLimits | None = None,
         on_sent: Callable[[str, int], None] = lambda peer_hint, size_bytes: None,
+        links: Callable[[Door], asyncio.BufferedProtocol] | None = None,
     ) -> None:
         self.limits = limits or ServeLimits()
+        self._links = links
         #: Connections that are being answered with bytes; never more than `limits.uploads_max`.
         self._uploads: dict[asyncio.Transport, None] = {}
         self.refused_busy_count = 0
@@ -128,7 +131,7 @@ class DataServer:
             max_headers=_FIELDS_MAX,
             auto_decompress=False,
         )
-        gate = Gate(self._http, self.limits.gate)
+        gate = Gate(self._http, self.limits.gate, links=self._links)
         try:
             self._listener = await listen(gate, host, port)
         except OSError as error:

@@ -9,6 +9,9 @@ thing more: since when the peer owes something. A sweeper closes the connections
     READING     the rest of a request header      head_timeout_s from its first byte
     BUSY        nothing (we are answering)        never: the upload has its own watch
 
+A connection that does not begin as HTTP does may be a bulk link. Then the door hands it over with its first bytes and stays as the holder
+of its place: NEW until its preamble is proved, then BUSY.
+
 When all places are taken, a newcomer gets that of the connection that has owed its header for the longest: an honest peer's header
 follows its handshake at once, so whoever holds places in silence loses them to those who speak. Where nobody owes one, it gets that of the
 connection that has been idle for the longest and has taken what we had to say: HTTP lets either side close between two requests, and a
@@ -27,6 +30,7 @@ from enum import Enum
 from typing import Final, Self
 
 from shardcast.descriptors import at_most
+from shardcast_proto.bulk import MAGIC
 
 #: Kept unsent in the kernel for one connection: what is "sent" beyond this waits here, where pacing and sharing still
 #: work.
@@ -68,10 +72,21 @@ class Gate:
     """Makes a door per accepted connection, and closes those of peers that keep it waiting.
 
     Use it as the protocol factory of `loop.create_server`, inside `async with` so that its sweeper runs.
+
+    Args:
+        behind: Makes the HTTP protocol of a connection.
+        links: Makes what reads a connection that begins as a bulk link; without it such a one is bad HTTP.
     """
 
-    def __init__(self, behind: Callable[[], asyncio.Protocol], limits: GateLimits) -> None:
+    def __init__(
+        self,
+        behind: Callable[[], asyncio.Protocol],
+        limits: GateLimits,
+        *,
+        links: Callable[[Door], asyncio.BufferedProtocol] | None = None,
+    ) -> None:
         self.limits = limits
+        self.links = links
         self._behind = behind
         #: Open doors, in the order they opened.
         self._doors: dict[Door, None] = {}
@@ -161,6 +176,8 @@ class Door(asyncio.Protocol):
         self.state = DoorState.NEW
         self._gate = gate
         self._behind = behind
+        #: Whether the protocol behind has the connection; before its first byte it might be a link's.
+        self._has_begun = False
         self._admitted = False
         self._transport: asyncio.Transport | None = None
         #: Loop time from which the peer owes what its state says.
@@ -186,7 +203,7 @@ class Door(asyncio.Protocol):
         return now_s - self.since_s > patience_s
 
     def request_started(self) -> None:
-        """Note that a complete request header is being answered."""
+        """Note that a complete request header is being answered, or a link is up."""
         self._enter(DoorState.BUSY)
 
     def request_ended(self) -> None:
@@ -211,16 +228,22 @@ class Door(asyncio.Protocol):
             transport.close()
             return
         _keep_unsent_small(transport)
-        self._behind.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        if not self._admitted or self._transport is None:
+            return
+        if not self._has_begun:
+            if self._gate.links is not None and data[0] == MAGIC[0]:
+                _hand_over(self._transport, self._gate.links(self), data)
+                return
+            self._has_begun = True
+            self._behind.connection_made(self._transport)
         if self.state is DoorState.IDLE:
             self._enter(DoorState.READING)
-        if self._admitted:
-            self._behind.data_received(data)
+        self._behind.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self._behind.eof_received() if self._admitted else False
+        return self._behind.eof_received() if self._has_begun else False
 
     def pause_writing(self) -> None:
         self._behind.pause_writing()
@@ -230,7 +253,7 @@ class Door(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gate.leave(self)
-        if self._admitted:
+        if self._has_begun:
             self._behind.connection_lost(exc)
 
     def _enter(self, state: DoorState) -> None:
@@ -252,6 +275,18 @@ async def listen(gate: Gate, host: str, port: int) -> asyncio.Server:
         with socket.socket(fileno=os.dup(listener.fileno())) as same:
             same.listen(QUEUED)
     return server
+
+
+def _hand_over(transport: asyncio.Transport, link: asyncio.BufferedProtocol, data: bytes) -> None:
+    """Let another protocol read a connection, from the bytes on that have come already; more than its first part are none of ours."""
+    transport.set_protocol(link)
+    link.connection_made(transport)
+    buffer = memoryview(link.get_buffer(len(data)))
+    if len(data) > len(buffer):
+        transport.abort()
+        return
+    buffer[: len(data)] = data
+    link.buffer_updated(len(data))
 
 
 def _keep_unsent_small(transport: asyncio.Transport) -> None:

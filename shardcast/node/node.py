@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from shardcast.bulk import BulkLinks
 from shardcast.config import NO_ADDRESS, NodeConfig, split_endpoint
 from shardcast.http.api import ApiServer
 from shardcast.http.bucket import TokenBucket
@@ -97,13 +98,18 @@ class Node:
             inbound=inbound,
             config=_relay_config(inbound),
         )
+        links = BulkLinks(
+            key, source=store, bucket=bucket, inbound=inbound, may_link=shell.may_link, on_sent=traffic.sent
+        )
+        shell.linked.use(links)
         carried = CarriedServer(store, bucket=bucket, on_sent=traffic.sent)
         p2p = self._p2p = self._make_p2p(seed, shell, carried)
         self._opened.append(p2p.aclose)
-        # closed before p2p is: a node that hangs up on everybody must not look for new neighbours
+        self._opened.append(links.aclose)
+        # closed before p2p and links are: a node that hangs up on everybody must not look for new neighbours
         self._opened.append(shell.aclose)
         p2p_addresses = await p2p.start()
-        data_server = DataServer(store, bucket=bucket, on_sent=traffic.sent)
+        data_server = DataServer(store, bucket=bucket, on_sent=traffic.sent, links=links.accept)
         self._opened.append(data_server.aclose)
         serve = await self._open_data_plane(data_server, p2p_addresses[0])
         roles = (*(("origin",) if any(channel.keys for channel in channels) else ()), config.role)

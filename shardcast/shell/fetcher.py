@@ -6,23 +6,19 @@ import asyncio
 import functools
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import structlog
 
-from shardcast.store import Staging
 from shardcast_proto.errors import IntegrityError, ShardcastError, StoreError, TransferError
-from shardcast_proto.ids import Digest
+from shardcast_proto.ids import Digest, PeerId
 from shardcast_relay.commands import FetchChunks, FetchObject
 from shardcast_relay.events import ChunkVerified, Event, FetchEnded, Outcome
 
+from .lander import Lander
 from .landing import Batch, Landing
 from .versions import LocalVersion, Versions
-from .wires import DataWire
-
-#: Hashing and writing release the GIL; two threads keep two cores busy and leave the loop its share.
-LANDING_THREADS: Final = 2
+from .wires import DataWire, LinkWire, RunWire
 
 _T = TypeVar("_T")
 
@@ -35,9 +31,8 @@ class Fetcher:
     Args:
         client: The data plane.
         carried: The same over control connections, for peers whose commands name no address.
+        lander: Where chunks go.
         take_object: Given an object that has its digest; what it raises is the ending.
-        on_full: Called when the last chunk of a version has landed.
-        on_store_error: Called with a version whose bytes the disk refused.
     """
 
     def __init__(
@@ -46,25 +41,24 @@ class Fetcher:
         versions: Versions,
         *,
         carried: DataWire,
+        lander: Lander,
         tell: Callable[[Event], None],
         take_object: Callable[[Digest, bytes], Awaitable[None]],
-        on_full: Callable[[LocalVersion], None],
-        on_store_error: Callable[[LocalVersion], None],
     ) -> None:
         self._client = client
         self._carried = carried
         self._versions = versions
         self._tell = tell
         self._take_object = take_object
-        self._on_full = on_full
-        self._on_store_error = on_store_error
+        self._lander = lander
+        #: The bulk links, once there are some: chunks of a peer come by its link while that is up.
+        self.links: LinkWire | None = None
         self._tasks: dict[int, asyncio.Task[Outcome]] = {}
         #: When the response of a fetch began, on the loop's clock.
         self._began_s: dict[int, float] = {}
-        self._pool = ThreadPoolExecutor(LANDING_THREADS, thread_name_prefix="land")
+        #: Which fetches go over a link, and whose.
+        self._linked: dict[int, PeerId] = {}
         self._is_closed = False
-        #: What the disk refused last, and where.
-        self._store_failure: tuple[object, object] | None = None
         #: How the fetches since the start have ended.
         self.outcomes: Counter[Outcome] = Counter()
 
@@ -88,7 +82,12 @@ class Fetcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+
+    async def wait_linked(self, peer: PeerId) -> None:
+        """Wait until the fetches that go over the link of a peer have ended, and were told of."""
+        tasks = [self._tasks[fetch_id] for fetch_id, other in self._linked.items() if other == peer]
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _run(self, command: FetchObject | FetchChunks) -> Outcome:
         try:
@@ -99,6 +98,7 @@ class Fetcher:
 
     def _ended(self, fetch_id: int, started_s: float, task: asyncio.Task[Outcome]) -> None:
         self._tasks.pop(fetch_id, None)
+        self._linked.pop(fetch_id, None)
         began_s = self._began_s.pop(fetch_id, None)
         if not self._is_closed:
             outcome = Outcome.CANCELLED if task.cancelled() else task.result()
@@ -113,24 +113,16 @@ class Fetcher:
                 return await self._fetch_object(command, deadline_s)
             return await self._fetch_chunks(command, deadline_s)
         except IntegrityError as error:
-            _log.warning("bad_bytes_refused", peer=command.peer, error=error.message, **_plain(error))
+            self._lander.note_bad_bytes(command.peer, error)
             return Outcome.CORRUPT
         except StoreError as error:
-            self._log_store_failure(error)
-            self._versions.store_error = error.message
+            self._lander.note_store_failure(error)
             return Outcome.STORE
         except TransferError as error:
             return Outcome(str(error.facts.get("reason", "short")))
         except ShardcastError as error:  # the version was deleted, or its manifest is refused: nobody's failure
             _log.info("fetch_given_up", fetch_id=command.fetch_id, error=error.message)
             return Outcome.CANCELLED
-
-    def _log_store_failure(self, error: StoreError) -> None:
-        """Log a failure of the disk once, as long as it is the same one: its free bytes change all the time."""
-        failure = (error.facts.get("reason"), error.facts.get("path"))
-        if self._versions.store_error is None or failure != self._store_failure:
-            _log.error("store_failed", error=error.describe())
-        self._store_failure = failure
 
     async def _fetch_object(self, command: FetchObject, deadline_s: float) -> Outcome:
         data = await self._at_some_address(
@@ -156,20 +148,25 @@ class Fetcher:
             self._began_s[command.fetch_id] = asyncio.get_running_loop().time()
 
         lengths = [manifest.chunk_span(index).length for index in indices]
-        try:
-            count = await self._at_some_address(
-                command,
-                lambda wire, base: wire.fetch_run(
-                    base,
-                    command.blob,
-                    command.first,
-                    lengths,
-                    on_chunk=landing.take,
-                    on_began=on_began,
-                    deadline_s=deadline_s,
-                    idle_timeout_s=command.idle_timeout_s,
-                ),
+
+        async def fetch(wire: RunWire, base: str) -> int:
+            return await wire.fetch_run(
+                base,
+                command.blob,
+                command.first,
+                lengths,
+                on_chunk=landing.take,
+                on_began=on_began,
+                deadline_s=deadline_s,
+                idle_timeout_s=command.idle_timeout_s,
             )
+
+        try:
+            if self.links is not None and self.links.has(command.peer, is_sending=False):
+                self._linked[command.fetch_id] = command.peer
+                count = await fetch(self.links, command.peer)
+            else:
+                count = await self._at_some_address(command, fetch)
             await landing.finish()
         except TransferError:
             await landing.finish()  # what is wrong with the bytes says more than how they ended
@@ -193,38 +190,10 @@ class Fetcher:
         return await fetch(self._client, command.addresses[-1])
 
     async def _land(self, command: FetchChunks, version: LocalVersion, batch: Batch) -> None:
-        staging = version.staging
-        if staging is None:
+        if version.staging is None:
             return
-        landed, error = await asyncio.get_running_loop().run_in_executor(self._pool, _land_all, staging, batch)
-        if landed and staging.flush_error is None:
-            version.error = None
-            self._versions.store_error = None
-        for index, is_new in landed:
-            size = version.manifest.chunk_span(index).length
-            self._versions.count_chunk(version, command.peer, size, is_new=is_new)
-            if not self._is_closed:
-                self._tell(ChunkVerified(command.fetch_id, index, size, is_new))
-        if isinstance(error, StoreError):
-            version.error = error.message
-            self._on_store_error(version)
-        if error is not None:
-            raise error
-        if staging.is_full and not self._is_closed:
-            self._on_full(version)
 
+        def on_landed(index: int, size_bytes: int, is_new: bool) -> None:
+            self._tell(ChunkVerified(command.fetch_id, index, size_bytes, is_new))
 
-def _land_all(staging: Staging, batch: Batch) -> tuple[list[tuple[int, bool]], ShardcastError | None]:
-    """Land chunks one behind the other; return which were new, and what ended it early."""
-    landed: list[tuple[int, bool]] = []
-    for index, segments in batch:
-        try:
-            landed.append((index, staging.land(index, segments)))
-        except ShardcastError as error:
-            return landed, error
-    return landed, None
-
-
-def _plain(error: ShardcastError) -> dict[str, object]:
-    """Return the facts that a log line can carry beside its own fields."""
-    return {name: value for name, value in error.facts.items() if name not in ("peer", "error")}
+        await self._lander.land(version, command.peer, batch, on_landed=on_landed)

@@ -19,7 +19,18 @@ from shardcast_proto.ids import PeerId
 from shardcast_proto.limits import BINDINGS_PER_HELLO_MAX
 from shardcast_proto.trust import Reason
 from shardcast_relay import Machine, RelayConfig
-from shardcast_relay.commands import CancelFetch, Command, Dial, FetchChunks, FetchObject, Hangup, Send
+from shardcast_relay.commands import (
+    CancelFetch,
+    CloseLink,
+    Command,
+    Dial,
+    FetchChunks,
+    FetchObject,
+    Hangup,
+    OpenLink,
+    PushChunk,
+    Send,
+)
 from shardcast_relay.events import (
     ChannelJoined,
     DialFailed,
@@ -39,7 +50,10 @@ from .channels import FollowedChannel
 from .contacts import Contacts
 from .fetcher import Fetcher
 from .heads import GOSSIP, Heads
+from .lander import Lander
+from .linked import Linked
 from .opener import REVIVE_AFTER_S, Opener
+from .pushes import Pushes
 from .tasks import Tasks
 from .versions import Versions
 from .wires import ControlWire, DataWire
@@ -77,14 +91,23 @@ class Shell:
             changed=versions.changed,
             on_store_error=self._note_store_error,
         )
+        self._lander = Lander(versions, on_full=self.opener.complete_soon, on_store_error=self.opener.revive_soon)
         self.fetcher = Fetcher(
             client,
             versions,
             carried=CarriedClient(lambda: self._p2p, inbound=inbound),
+            lander=self._lander,
             tell=self.tell,
             take_object=self.opener.take_manifest,
-            on_full=self.opener.complete_soon,
-            on_store_error=self.opener.revive_soon,
+        )
+        self._pushes = Pushes(versions, lander=self._lander, tell=self._tell_if_open)
+        self.linked = Linked(
+            fetcher=self.fetcher,
+            pushes=self._pushes,
+            tell=self._tell_if_open,
+            tasks=self._tasks,
+            on_nonsense=self._hang_up_soon,
+            is_welcome=lambda peer: not self._is_closed and peer not in self._hanging_up,
         )
         #: Set when a bug of ours was found, after which nothing can be relied on; the node ends with it.
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -126,6 +149,12 @@ class Shell:
             self._timer.cancel()
         await self.fetcher.aclose()
         await self._tasks.aclose()
+        await self._pushes.aclose()
+        await self._lander.aclose()
+
+    def may_link(self, peer: PeerId) -> bool:
+        """Whether a peer may open bulk links to this node: neighbours may."""
+        return not self._is_closed and peer in self.machine.membership.active and peer not in self._hanging_up
 
     async def ask_heads(self, channel: FollowedChannel) -> None:
         """Learn the newest head that the neighbours know."""
@@ -194,8 +223,15 @@ class Shell:
 
     def send(self, peer: PeerId, message: messages.Message) -> None:
         """Queue a control message; losing it is allowed."""
-        if self._p2p is None or not self._p2p.send(peer, messages.encode(message)):
+        payload = messages.encode(message)
+        if self.linked.send(peer, message, payload):
+            return
+        if self._p2p is None or not self._p2p.send(peer, payload):
             self.dropped_messages += 1
+
+    def _tell_if_open(self, event: Event) -> None:
+        if not self._is_closed:
+            self.tell(event)
 
     def _carry_out(self, command: Command) -> None:
         if isinstance(command, Send):
@@ -209,6 +245,8 @@ class Shell:
         elif isinstance(command, Hangup):
             _log.info("hangup", peer=command.peer, reason=command.reason)
             self._hang_up_soon(command.peer)
+        elif isinstance(command, OpenLink | CloseLink | PushChunk):
+            self.linked.carry_out(command)
 
     async def _dial(self, command: Dial) -> None:
         if self._p2p is None:
@@ -229,6 +267,7 @@ class Shell:
     def _hang_up_soon(self, peer: PeerId) -> None:
         if peer not in self._hanging_up:
             self._hanging_up.add(peer)
+            self.linked.drop(peer)
             self._tasks.spawn(self._hang_up(peer))
 
     async def _hang_up(self, peer: PeerId) -> None:

@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from shardcast_proto import carriage, messages
+from shardcast_proto import bulk, carriage, messages
 from shardcast_proto.blob import Blob
 from shardcast_proto.codec import unpack
 from shardcast_proto.framing import frame
@@ -198,6 +198,7 @@ def make_vectors() -> dict[str, dict[str, Any]]:
         "record.json": _document("record", [_signed_case("of a relay", RECORD, [ALICE], _RECORD)]),
         "binding.json": _document("binding", [_signed_case("of alice's peer", BINDING, [TRAINER], _BINDING)]),
         "carriage.json": _document("carriage requests and answers", _carriage_cases()),
+        "bulk.json": _document("bulk link preamble and heads", _bulk_cases()),
         "ticket.json": _document("ticket", [_signed_case("for bob", TICKET, [ALICE], sign_ticket(TICKET, ALICE))]),
         "announce.json": _document(
             "announce",
@@ -332,6 +333,31 @@ def _carriage_cases() -> list[dict[str, object]]:
     return [
         *({"case": "request", "fields": _plain(one), "frame": carriage.encode_request(one).hex()} for one in requests),
         *({"case": "answer", "fields": _plain(one), "frame": carriage.encode_answer(one).hex()} for one in answers),
+    ]
+
+
+def _bulk_cases() -> list[dict[str, object]]:
+    opener = bulk.Opening(ALICE, BOB.peer, bytes(range(32)), is_sending=True)
+    acceptor = bulk.Accepting(BOB, opener.hello, bytes(range(32, 64)))
+    blob = MANIFEST.blob.id
+    heads: tuple[tuple[str, bulk.Head], ...] = (
+        ("with", bulk.ChunkHead(blob, 1, 5, stripe=3)),
+        ("with", bulk.ChunkHead(blob, 0, CHUNK, request=7)),
+        *(("with", bulk.End(7, outcome)) for outcome in bulk.EndOutcome),
+        ("with", bulk.MessageHead(16)),
+        ("against", bulk.Get(7, blob, 0, 2)),
+        ("against", bulk.CancelGet(7)),
+    )
+    return [
+        {
+            "case": "preamble",
+            "opener": ALICE.peer,
+            "acceptor": BOB.peer,
+            "hello": opener.hello.hex(),
+            "answer": acceptor.answer.hex(),
+            "proof": opener.prove(acceptor.answer).hex(),
+        },
+        *({"case": case, "fields": _plain(head), "bytes": bulk.encode_head(head).hex()} for case, head in heads),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shardcast_proto import carriage, messages
+from shardcast_proto import bulk, carriage, messages
 from shardcast_proto.blob import Blob
 from shardcast_proto.codec import pack, unpack
 from shardcast_proto.errors import TrustError
@@ -38,7 +38,7 @@ from shardcast_proto.trust import (
     open_ticket,
 )
 from shardcast_proto.trust.dsse import pae
-from tests.proto.make_vectors import FOLDER, NOW_S, make_vectors, text_of
+from tests.proto.make_vectors import FOLDER, NOW_S, PEOPLE, make_vectors, text_of
 
 MADE = make_vectors()
 CONTENT: dict[str, Any] = {"blob.json": Blob, "manifest.json": Manifest, "patch.json": Patch, "announce.json": Announce}
@@ -172,6 +172,22 @@ def test_the_carriage_frames_are_read_back():
             reader = carriage.AnswerReader()
             assert reader.feed(data) == b"" and reader.answer is not None
             assert carriage.encode_answer(reader.answer) == data
+
+
+def test_the_heads_of_a_bulk_link_are_read_back():
+    for case in stored("bulk.json")[1:]:
+        data = bytes.fromhex(case["bytes"])
+        read = bulk.read_head(data, has_chunks=case["case"] == "with")
+        assert isinstance(read, tuple)
+        assert (bulk.encode_head(read[0]), read[1]) == (data, len(data))
+
+
+def test_the_preamble_of_a_bulk_link_is_accepted():
+    case = stored("bulk.json")[0]
+    hello, answer, proof = (bytes.fromhex(case[part]) for part in ("hello", "answer", "proof"))
+    accepting = bulk.Accepting(PEOPLE["bob"], hello, answer[:32])
+    accepting.check(proof)
+    assert accepting.answer == answer and accepting.peer == case["opener"]
 
 
 def test_the_binding_is_accepted():
