@@ -172,8 +172,8 @@ class RelayConfig:
     credit_trust_min: float = 0.1
     #: A stripe whose last chunk would be so much later than all others gets none at the end.
     credit_tail_s: float = 0.25
-    #: A source that nobody is attached to after this lets itself be pulled from.
-    source_patience_s: float = 0.5
+    #: A source whose blob is wanted, and that has no root with a link for so long, lets itself be pulled from.
+    source_patience_s: float = 1.5
 
     #: A link that the other side has not opened within this is opened from here.
     link_patience_s: float = 1.0

@@ -177,9 +177,9 @@ class Downloads:
         for transfer in unfinished:
             ripens_s = transfer.ripen(now_s, self.grace_s(transfer))
             if ripens_s is not None:
-                self._look_again(now_s, ripens_s)
+                self.look_again(now_s, ripens_s)
             if self.fetches or transfer.wanted:
-                self._look_again(now_s, now_s + self._config.hedge_after_min_s)
+                self.look_again(now_s, now_s + self._config.hedge_after_min_s)
         if not self.objects:  # most events change nothing here
             unfinished = [one for one in unfinished if one.wanted & one.ripe or (self.fetches and not one.wanted)]
         if not (unfinished and self._has_budget) and not self.objects:
@@ -227,7 +227,7 @@ class Downloads:
                 transfer.wanted |= 1 << index & ~transfer.have.mask & ~self._covering(blob)
         oldest_s = self.arrivals.oldest_s()
         if oldest_s is not None:
-            self._look_again(now_s, oldest_s + self._config.arrival_patience_s + 0.001)
+            self.look_again(now_s, oldest_s + self._config.arrival_patience_s + 0.001)
 
     def _covering(self, blob: Digest) -> int:
         return self.fetches.covering(blob) | self.arrivals.covering(blob)
@@ -255,7 +255,7 @@ class Downloads:
             if is_carried and not self._config.carried_fetches_max:
                 continue
             if not reputation.is_usable(now_s):
-                self._look_again(now_s, max(reputation.paused_until_s, reputation.quarantined_until_s))
+                self.look_again(now_s, max(reputation.paused_until_s, reputation.quarantined_until_s))
                 continue
             count = self.fetches.count(peer)
             sources[peer] = Source(
@@ -364,7 +364,7 @@ class Downloads:
                 first = next((source for source in candidates if source.peer == wanted.source), None)
                 self._order_object(wanted, first or self._rng.choice(candidates), out, now_s)
             elif not unasked:
-                self._look_again(now_s, wanted.end_round(self._config, now_s))
+                self.look_again(now_s, wanted.end_round(self._config, now_s))
 
     def _order_object(self, wanted: WantedObject, source: Source, out: Outbox, now_s: float) -> None:
         estimate_s = source.eta_s(wanted.size_bytes)
@@ -425,7 +425,8 @@ class Downloads:
             fetch.is_cancelled = True
             out.add(CancelFetch(out.cause, fetch.fetch_id))
 
-    def _look_again(self, now_s: float, at_s: float) -> None:
+    def look_again(self, now_s: float, at_s: float) -> None:
+        """Make sure that fetches are looked for at a time."""
         at_s = max(at_s, now_s + 0.01)
         if self.retry_at_s is None or at_s < self.retry_at_s:
             self.retry_at_s = at_s

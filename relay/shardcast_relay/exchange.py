@@ -32,6 +32,8 @@ class Exchange:
         self.is_linked: Callable[[PeerId], bool] = lambda peer: False
         #: Neighbours, by peer id, whose data plane we may use.
         self.neighbours: dict[PeerId, Contact] = {}
+        #: Whether the trees bring everything of a blob.
+        self.is_well_fed: Callable[[Transfer], bool] = lambda transfer: False
         #: The open blobs.
         self.transfers: dict[Digest, Transfer] = {}
         #: What neighbours said of blobs that are not open here: (mask, wants to hear).
@@ -140,21 +142,41 @@ class Exchange:
             is_cheap = all(map(self.is_linked, self.neighbours))
             self.tell_at_s = now_s + (self._config.have_interval_linked_s if is_cheap else self._config.have_interval_s)
 
-    def tell_haves(self, out: Outbox) -> None:
-        """Send the have-updates that have waited for company."""
+    def tell_haves(self, out: Outbox, now_s: float) -> None:
+        """Send the have-updates that have waited for company.
+
+        Sources hear of it first: they wait to see what they hand out passed on. The others pull nothing that the trees may still bring, so
+        where the trees bring everything they can wait longer.
+        """
         self.tell_at_s = None
+        is_all_told = True
         for transfer in self.transfers.values():
             late, transfer.unanswered = transfer.unanswered, {}
             for peer in late:
                 out.send(peer, _snapshot(transfer))
+            if transfer.unshown:
+                self._tell(transfer, transfer.followers, transfer.unshown, late, out)
+                transfer.unshown = 0
             if not transfer.untold:
                 continue
-            message = Have(transfer.blob, tuple(runs_of(transfer.untold)))
-            transfer.untold = 0
-            if not transfer.is_complete:
-                for peer in transfer.listeners | transfer.followers:
-                    if peer not in late:
-                        out.send(peer, message)
+            if now_s < transfer.told_s + self._config.have_interval_s and self.is_well_fed(transfer):
+                is_all_told = False
+                continue
+            others = {peer: None for peer in transfer.listeners if peer not in transfer.followers}
+            self._tell(transfer, others, transfer.untold, late, out)
+            transfer.untold, transfer.told_s = 0, now_s
+        if not is_all_told:
+            self.tell_soon(now_s)
+
+    def _tell(
+        self, transfer: Transfer, peers: dict[PeerId, None], mask: int, late: dict[PeerId, None], out: Outbox
+    ) -> None:
+        if transfer.is_complete:
+            return
+        message = Have(transfer.blob, tuple(runs_of(mask)))
+        for peer in peers:
+            if peer not in late:
+                out.send(peer, message)
 
     def release(self, transfer: Transfer, out: Outbox) -> None:
         """Show the neighbours all that is held of a blob that was withheld."""
@@ -163,7 +185,7 @@ class Exchange:
 
     def announce_complete(self, transfer: Transfer, out: Outbox) -> None:
         """Tell all neighbours that nothing is missing here."""
-        transfer.untold = 0
+        transfer.untold = transfer.unshown = 0
         for peer in self.neighbours:
             out.send(peer, Done(transfer.blob))
 

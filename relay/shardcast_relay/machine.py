@@ -84,7 +84,7 @@ from .transfer import Transfer
 from .tree import Forest
 
 #: After these no fetch becomes possible that was not possible before.
-_NO_NEWS_FOR_FETCHES: Final = frozenset({ChunkVerified, PushBegan, PushEnded})
+_NO_NEWS_FOR_FETCHES: Final = frozenset({ChunkVerified, PushBegan, PushArrived, PushEnded})
 
 
 class Machine:
@@ -103,6 +103,7 @@ class Machine:
         self.pushes = Pushes(self.config, self.exchange, self.trees, self.links)
         self.trees.is_small = lambda: len(self.membership.passive) <= self.config.small_passive_max
         self.downloads.parents = self.trees.parents
+        self.exchange.is_well_fed = lambda transfer: self.trees.is_well_fed(transfer.blob)
         self.downloads.grace_s = self._grace_s
         self.downloads.is_linked = lambda peer: peer in self.links.receiving.up
         self.exchange.is_linked = lambda peer: peer in self.links.receiving.up or peer in self.links.sending.up
@@ -167,13 +168,20 @@ class Machine:
         self._hear(event)
         try:
             self._handlers[type(event)](event, out)
-            if type(event) not in _NO_NEWS_FOR_FETCHES:  # room for another run comes with the end of one
+            if not self._is_no_news_for_fetches(event):
                 self.downloads.ask_for_more(out, self._now_s)
         except InvariantViolated as error:
             lines = "\n".join(map(str, self.story.about()[-20:]))
             raise InvariantViolated(f"{error.message}, at {event}\n{lines}") from error
         self.story.tell(self._event_id, self._now_s, event, out.commands)
         return out.commands
+
+    def _is_no_news_for_fetches(self, event: Event) -> bool:
+        """Whether no fetch becomes possible by an event: room comes with the end of one, and what the trees may bring must ripen first."""
+        if type(event) is MessageReceived and type(event.message) is Have and self.trees.parents(event.message.blob):
+            self.downloads.look_again(self._now_s, self._now_s + self.config.have_interval_s)
+            return True
+        return type(event) in _NO_NEWS_FOR_FETCHES
 
     @property
     def next_wake_s(self) -> float:
@@ -217,7 +225,7 @@ class Machine:
     def _ticked(self, event: Ticked, out: Outbox) -> None:
         now_s = self._now_s
         if self.exchange.tell_at_s is not None and now_s >= self.exchange.tell_at_s:
-            self.exchange.tell_haves(out)
+            self.exchange.tell_haves(out, now_s)
         self.trees.tend(out, now_s)
         self.pushes.tend(out, now_s)
         if now_s >= self._reconcile_at_s:

@@ -45,7 +45,7 @@ class Pushes:
         self._forest = forest
         self._links = links
         self.sources: dict[Digest, Source] = {}
-        #: By when each source lets itself be pulled from if no root has a link until then.
+        #: By when each source lets itself be pulled from if somebody wants its blob and no root has a link until then.
         self._release_at_s: dict[Digest, float] = {}
         self.backlogs: dict[PeerId, Backlog] = {}
         self._on_way: dict[int, Push] = {}
@@ -135,7 +135,8 @@ class Pushes:
         self._hand_out_all(out, now_s)
         for blob, source in self.sources.items():
             transfer = self._exchange.transfers[blob]
-            if any(share.root in self._links.sending.up for share in source.shares.values()):
+            is_linked = any(share.root in self._links.sending.up for share in source.shares.values())
+            if is_linked or not transfer.listeners:
                 self._release_at_s[blob] = now_s + self._config.source_patience_s
             if transfer.is_withheld and (source.is_handed_out or now_s >= self._release_at_s[blob]):
                 self._exchange.release(transfer, out)

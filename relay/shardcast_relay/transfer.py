@@ -49,8 +49,9 @@ class Transfer:
         #: Neighbours that were sent a snapshot since they came, and those that are owed another one.
         self.answered: dict[PeerId, None] = {}
         self.unanswered: dict[PeerId, None] = {}
-        #: Chunks verified since the last have-update.
-        self.untold = 0
+        #: Chunks verified since the last have-update to listeners, and since that to followers; when the former was.
+        self.untold = self.unshown = 0
+        self.told_s = 0.0
         #: Chunks that were asked for a second time at the end.
         self.hedged_count = 0
         #: Chunks that arrived although they were held.
@@ -111,6 +112,7 @@ class Transfer:
         bit = 1 << index
         self.wanted &= ~bit
         self.untold |= bit
+        self.unshown |= bit
         return True
 
     def chunks_found(self, mask: int) -> bool:
@@ -119,6 +121,7 @@ class Transfer:
         self.have = Bitmap(self.have.count, self.have.mask | new)
         self.wanted &= ~new
         self.untold |= new
+        self.unshown |= new
         return bool(new)
 
     def full(self) -> int:

@@ -60,6 +60,13 @@ class Forest:
         stripes = self.blobs.get(blob)
         return [] if stripes is None else list(dict.fromkeys(parent.peer for parent in stripes.parents.values()))
 
+    def is_well_fed(self, blob: Digest) -> bool:
+        """Whether we have a parent in every stripe that we know of, in a swarm so small that they bring everything."""
+        stripes = self.blobs.get(blob)
+        if stripes is None or not stripes.parents or not self.is_small():
+            return False
+        return all(stripe in stripes.parents for stripe in stripes.known_stripes())
+
     def room(self) -> int:
         """Return how many children this node can feed."""
         known = [contact.up_bytes_per_s for contact in self._exchange.neighbours.values() if contact.up_bytes_per_s]

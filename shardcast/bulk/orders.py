@@ -22,6 +22,9 @@ class RunSource(Protocol):
     def locate_run(self, blob: Digest, first: int, count: int) -> Sequence[ChunkLocation]:
         """Return the longest prefix of the run that is held verified. May block."""
 
+    def locate_staged(self, blob: Digest, index: int) -> Sequence[ChunkLocation]:
+        """Return a chunk if that takes no longer than opening a file, else nothing."""
+
 
 @dataclass(eq=False, slots=True)
 class Push:
@@ -114,6 +117,20 @@ def look_up(source: RunSource, orders: Iterable[Order], *, bytes_aim: int) -> Fo
     return found
 
 
+def find_at_once(source: RunSource, push: Push) -> Located | None:
+    """Find the chunk of a push if that needs no look-up worth a thread: a way to one and back costs more than opening a file."""
+    try:
+        run = source.locate_staged(push.blob, push.index)
+    except ShardcastError:
+        return None  # the look-up says why
+    return _located(push, run[0]) if run else None
+
+
+def _located(push: Push, chunk: ChunkLocation) -> Located:
+    head = encode_head(ChunkHead(push.blob, push.index, chunk.length, push.stripe))
+    return Located(push, head, chunk.file, chunk.offset, chunk.length, closes_file=True)
+
+
 def _find_push(source: RunSource, push: Push, found: Found) -> None:
     try:
         run = source.locate_run(push.blob, push.index, 1)
@@ -125,9 +142,7 @@ def _find_push(source: RunSource, push: Push, found: Found) -> None:
         found.failed.append((push, missing))
         return
     _close_from(run, 1)
-    chunk = run[0]
-    head = encode_head(ChunkHead(push.blob, push.index, chunk.length, push.stripe))
-    found.ready.append(Located(push, head, chunk.file, chunk.offset, chunk.length, closes_file=True))
+    found.ready.append(_located(push, run[0]))
 
 
 def _find_answer(source: RunSource, answer: Answer, found: Found, bytes_aim: int) -> None:

@@ -30,7 +30,7 @@ from shardcast_proto.errors import RemoteProtocolError, ShardcastError, Transfer
 
 from .limits import LinkLimits
 from .meter import Meter
-from .orders import LOOKUP_PUSHES_MAX, Answer, Ending, Found, Located, Order, Push, RunSource, look_up
+from .orders import LOOKUP_PUSHES_MAX, Answer, Ending, Found, Located, Order, Push, RunSource, find_at_once, look_up
 
 _MORE: Final = getattr(socket, "MSG_MORE", 0)
 
@@ -89,6 +89,12 @@ class Outlet:
 
     def push(self, push: Push) -> None:
         """Queue a push; its future says how it ended."""
+        if not self._orders and not self._looking_up and not self._is_closed:
+            located = find_at_once(self._source, push)
+            if located is not None:
+                self._ready.append(located)
+                self._pump()
+                return
         self._orders.append(push)
         if not self._is_lookup_due:  # those that are ordered in this turn share the way to a worker thread
             self._is_lookup_due = True

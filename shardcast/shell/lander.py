@@ -81,6 +81,27 @@ class Lander:
         if error is not None:
             raise error
 
+    async def land_each(self, version: LocalVersion, batch: Batch) -> list[bool | ShardcastError]:
+        """Land chunks of several peers, whatever becomes of each.
+
+        Returns:
+            For each whether it is new here, or why it was not landed. Who counts them is the caller.
+        """
+        staging = version.staging
+        if staging is None or self._is_closed:
+            refusal = Conflict(f"version {version.manifest.digest.hex()} is complete, or the node stops")
+            return [refusal] * len(batch)
+        ends = await asyncio.get_running_loop().run_in_executor(self._pool, _land_each, staging, batch)
+        failure = next((end for end in ends if isinstance(end, StoreError)), None)
+        if failure is not None:
+            version.error = failure.message
+            self._on_store_error(version)
+        elif staging.flush_error is None and any(isinstance(end, bool) for end in ends):
+            version.error = self._versions.store_error = None
+        if staging.is_full and failure is None and not self._is_closed:
+            self._on_full(version)
+        return ends
+
     def note_store_failure(self, error: StoreError) -> None:
         """Show a failure of the disk, and log it once as long as it is the same one: its free bytes change all the time."""
         failure = (error.facts.get("reason"), error.facts.get("path"))
@@ -98,6 +119,16 @@ class Lander:
         """Wait for what is being landed; nothing more is told."""
         self._is_closed = True
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+
+
+def _land_each(staging: Staging, batch: Batch) -> list[bool | ShardcastError]:
+    ends: list[bool | ShardcastError] = []
+    for index, segments in batch:
+        try:
+            ends.append(staging.land(index, segments))
+        except ShardcastError as error:
+            ends.append(error)
+    return ends
 
 
 def _land_all(staging: Staging, batch: Batch) -> tuple[list[tuple[int, bool]], ShardcastError | None]:

@@ -178,9 +178,10 @@ class Opener:
 
     async def _open_manifest(self, manifest: Manifest) -> LocalVersion:
         async with self._versions.opening:
-            staging = await asyncio.to_thread(self._begin, manifest)
+            staging, is_published = await asyncio.to_thread(self._begin, manifest)
             twin = self._versions.by_blob(manifest.blob.id)
             version = self._versions.add(manifest, staging)
+            version.is_published = is_published
             if twin is not None and twin is not version and staging is not None:
                 self._tell(BlobClosed(manifest.blob.id))  # what the machine knows of the blob is the twin's state
             for key in [key for key in self._wanted if key[0] == manifest.digest]:
@@ -196,12 +197,14 @@ class Opener:
             self._versions.store_error = error.message
         _log.error("version_not_opened", manifest=format_digest(manifest), error=error.describe())
 
-    def _begin(self, manifest: Manifest) -> Staging | None:
-        """Return where the version is landed, or None when it is complete."""
+    def _begin(self, manifest: Manifest) -> tuple[Staging | None, bool]:
+        """Return where the version is landed, None when it is complete, and whether it was published here."""
+        store = self._versions.store
         try:
-            return self._versions.store.begin(manifest)
+            return store.begin(manifest), False
         except Conflict:
-            return None
+            row = store.version(manifest.digest)
+            return None, row is not None and row.link != "landed"
 
     async def _complete(self, version: LocalVersion) -> None:
         staging = version.staging

@@ -1,26 +1,34 @@
 """The pushes of both directions: chunks that are sent unasked, and chunks that come unasked.
 
-Each `PushChunk` ends in one `PushEnded`; each `PushBegan` in one `PushArrived`. What comes is landed like what was fetched, in batches of
-one peer, blob and stripe.
+Each `PushChunk` ends in one `PushEnded`; each `PushBegan` in one `PushArrived`. What comes is landed like what was fetched, in batches: of
+one blob, whoever sent it, for a chunk of 256 KiB would go alone otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+from collections import Counter, deque
 from collections.abc import Callable
 
 import structlog
 
 from shardcast.http.chunk_stream import Segments
-from shardcast_proto.errors import IntegrityError, RemoteProtocolError, ShardcastError, StoreError, TransferError
+from shardcast_proto.errors import (
+    IntegrityError,
+    NotFound,
+    RemoteProtocolError,
+    ShardcastError,
+    StoreError,
+    TransferError,
+)
 from shardcast_proto.ids import Digest, PeerId
 from shardcast_relay.commands import PushChunk
 from shardcast_relay.events import Event, Outcome, PushArrived, PushBegan, PushEnded
 
 from .lander import Lander
 from .landing import Batch, Landing
-from .versions import LocalVersion, Versions
+from .versions import Versions
 from .wires import LinkWire
 
 _log = structlog.get_logger("shardcast.push")
@@ -37,8 +45,13 @@ class Pushes:
         self._versions = versions
         self._lander = lander
         self._tell = tell
-        #: What is being landed, by peer, blob and stripe.
-        self._landings: dict[tuple[PeerId, Digest, int], Landing] = {}
+        #: What is being landed, by blob.
+        self._landings: dict[Digest, Landing] = {}
+        #: Who sent what is being landed, in which stripe, in order.
+        self._senders: dict[tuple[Digest, int], deque[tuple[PeerId, int]]] = {}
+        #: How many chunks of each peer are being landed, and who waits until there are none.
+        self._landing_of: Counter[PeerId] = Counter()
+        self._settling: dict[PeerId, asyncio.Event] = {}
 
     async def push(self, links: LinkWire | None, command: PushChunk) -> None:
         """Send a chunk, and tell how that ended."""
@@ -83,10 +96,11 @@ class Pushes:
         if version is None:
             self.broken(peer, blob, stripe, index, outcome=Outcome.CANCELLED)
             return
-        key = (peer, blob, stripe)
-        landing = self._landings.get(key)
+        landing = self._landings.get(blob)
         if landing is None:
-            landing = self._landings[key] = Landing(functools.partial(self._land, key))
+            landing = self._landings[blob] = Landing(functools.partial(self._land, blob))
+        self._senders.setdefault((blob, index), deque()).append((peer, stripe))
+        self._landing_of[peer] += 1
         await landing.take(index, segments)
 
     def broken(self, peer: PeerId, blob: Digest, stripe: int, index: int, *, outcome: Outcome) -> None:
@@ -95,51 +109,49 @@ class Pushes:
 
     async def settle(self, peer: PeerId) -> None:
         """Wait until everything that a peer has pushed has landed and was told of."""
-        for key in [key for key in self._landings if key[0] == peer]:
-            await self._landings.pop(key).abandon()
+        if self._landing_of[peer]:
+            await self._settling.setdefault(peer, asyncio.Event()).wait()
 
     async def aclose(self) -> None:
         """Let everything land."""
-        for peer in {key[0]: None for key in self._landings}:
-            await self.settle(peer)
+        while self._landings:
+            _, landing = self._landings.popitem()
+            await landing.abandon()
 
-    async def _land(self, key: tuple[PeerId, Digest, int], batch: Batch) -> None:
-        """Land a batch, going on behind a chunk that fails; each one is told of."""
-        peer, blob, stripe = key
-        told = 0
-
-        def on_landed(index: int, size_bytes: int, is_new: bool) -> None:
-            nonlocal told
-            told += 1
-            self._tell(PushArrived(peer, blob, stripe, index, Outcome.DONE, size_bytes, is_new))
-
-        while told < len(batch):
-            version = self._versions.by_blob(blob)
-            outcome = await self._land_some(version, peer, batch[told:], on_landed)
-            if outcome is not None and told < len(batch):
-                self.broken(peer, blob, stripe, batch[told][0], outcome=outcome)
-                told += 1
-            elif outcome is None:
-                return
-
-    async def _land_some(
-        self,
-        version: LocalVersion | None,
-        peer: PeerId,
-        batch: Batch,
-        on_landed: Callable[[int, int, bool], None],
-    ) -> Outcome | None:
-        """Land chunks up to the first that fails; return how that one ended."""
+    async def _land(self, blob: Digest, batch: Batch) -> None:
+        version = self._versions.by_blob(blob)
         if version is None:
-            return Outcome.CANCELLED
-        try:
-            await self._lander.land(version, peer, batch, on_landed=on_landed)
-        except IntegrityError as error:
+            ends: list[bool | ShardcastError] = [NotFound("the version was deleted")] * len(batch)
+        else:
+            ends = await self._lander.land_each(version, batch)
+        for (index, _), end in zip(batch, ends, strict=True):
+            senders = self._senders[blob, index]
+            peer, stripe = senders.popleft()
+            if not senders:
+                del self._senders[blob, index]
+            if isinstance(end, bool) and version is not None:
+                size = version.manifest.chunk_span(index).length
+                self._versions.count_chunk(version, peer, size, is_new=end)
+                self._tell(PushArrived(peer, blob, stripe, index, Outcome.DONE, size, end))
+            elif isinstance(end, ShardcastError):
+                self.broken(peer, blob, stripe, index, outcome=self._outcome_of(peer, end))
+            self._landed_one_of(peer)
+        if version is None or version.staging is None:
+            self._landings.pop(blob, None)
+
+    def _landed_one_of(self, peer: PeerId) -> None:
+        self._landing_of[peer] -= 1
+        if not self._landing_of[peer]:
+            del self._landing_of[peer]
+            settled = self._settling.pop(peer, None)
+            if settled is not None:
+                settled.set()
+
+    def _outcome_of(self, peer: PeerId, error: ShardcastError) -> Outcome:
+        if isinstance(error, IntegrityError):
             self._lander.note_bad_bytes(peer, error)
             return Outcome.CORRUPT
-        except StoreError as error:
+        if isinstance(error, StoreError):
             self._lander.note_store_failure(error)
             return Outcome.STORE
-        except ShardcastError:
-            return Outcome.CANCELLED  # deleted, or complete: nobody's failure
-        return None
+        return Outcome.CANCELLED  # deleted, or complete: nobody's failure

@@ -6,6 +6,7 @@ The store knows what is durable; this knows what is going on: open stagings, byt
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,10 @@ class LocalVersion:
     chunks_verified: int = 0
     duplicate_chunks: int = 0
     error: str | None = None
+    #: Whether it was published here: others have their first copies from this node.
+    is_published: bool = False
+    #: When its first chunk was verified here, unix seconds.
+    first_chunk_at_s: float | None = None
     #: Whether `Staging.complete` is under way or done.
     is_completing: bool = False
 
@@ -42,7 +47,13 @@ class LocalVersion:
         blob = self.manifest.blob
         mask = full_mask(blob.chunk_count) if self.staging is None else self.staging.have.mask
         return BlobOpened(
-            blob.id, blob.chunk_count, blob.chunk_size, mask, priority=self.priority, manifest=self.manifest.digest
+            blob.id,
+            blob.chunk_count,
+            blob.chunk_size,
+            mask,
+            priority=self.priority,
+            manifest=self.manifest.digest,
+            is_source=self.is_published,
         )
 
 
@@ -115,6 +126,8 @@ class Versions:
 
     def count_chunk(self, version: LocalVersion, peer: PeerId, size_bytes: int, *, is_new: bool) -> None:
         """Count a chunk that a peer has sent and that was verified."""
+        if version.first_chunk_at_s is None:
+            version.first_chunk_at_s = time.time()
         version.bytes_by_peer[peer] += size_bytes
         self.received_bytes += size_bytes
         self.received_by_source[self.source_of(peer)] += size_bytes

@@ -114,6 +114,15 @@ class Holders:
             raise failure
         return best
 
+    def locate_staged(self, blob: Digest, index: int) -> list[ChunkLocation]:
+        """Return where a chunk of a version that is being landed can be read; see `Store.locate_staged`."""
+        with self._lock:
+            live = [holder for holder in self._live.values() if holder.manifest.blob.id == blob]
+        for holder in live:
+            if isinstance(holder, Staging) and (found := holder.locate(index, 1)):
+                return found
+        return []
+
     def _holding(self, blob: Digest) -> list[Holder]:
         with self._lock:
             live = [holder for holder in self._live.values() if holder.manifest.blob.id == blob]

@@ -275,6 +275,16 @@ class Store(TrustLedger, LeaseBook):
         """
         return self._holders.locate_run(blob, first, count)
 
+    def locate_staged(self, blob: Digest, index: int) -> list[ChunkLocation]:
+        """Return where a chunk can be read if it belongs to a version that is being landed, else nothing.
+
+        Unlike `locate_run` this neither hashes nor reads: it opens one file that this process is writing. The caller closes it.
+
+        Raises:
+            StoreError: The file cannot be opened.
+        """
+        return self._holders.locate_staged(blob, index)
+
     def open_file(self, manifest: Digest, file_index: int) -> io.FileIO:
         """Open one file of a complete version. The caller closes it.
 

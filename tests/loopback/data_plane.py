@@ -49,6 +49,9 @@ class FileSource:
     opened: list[BinaryIO] = field(default_factory=list)
     broken: Exception | None = None
 
+    def locate_staged(self, blob: Digest, index: int) -> list[Location]:
+        return []
+
     def locate_run(self, blob: Digest, first: int, count: int) -> list[Location]:
         if self.broken is not None:
             raise self.broken

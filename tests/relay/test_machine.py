@@ -303,6 +303,7 @@ class AnySequence(RuleBasedStateMachine):
 
     def link_opens(self, key: tuple[str, bool]) -> None:
         self.links.add(key)
+        self.opening.discard(key)  # whoever opened it: that was the ending of our order
         self.tell(LinkOpened(peer_named(key[0]), key[1]))
 
     @precondition(lambda self: self.links)
