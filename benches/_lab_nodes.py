@@ -24,7 +24,7 @@ from shardcast_proto.errors import DaemonUnreachable, NotFound, NotReady, Shardc
 
 CHANNEL: Final = "lab"
 _READY_TIMEOUT_S: Final = 60.0
-_SETTLE_S: Final = 1.0
+_SETTLE_S: Final = 4.0
 _FIRST_CHUNK_POLL_S: Final = 0.02
 _LONG_POLL_S: Final = 2.0
 _API: Final = "http://127.0.0.1:7480"

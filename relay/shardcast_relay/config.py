@@ -157,12 +157,12 @@ class RelayConfig:
 
     #: Chunks a stripe may have handed out and not yet seen at a third node: at first, at least, at most.
     credit_first: int = 4
-    credit_min: int = 2
+    credit_min: int = 3
     credit_max: int = 32
     #: In a larger swarm, while fewer than this are out in all, a stripe without credit gets another rather than that our uplink idles.
     credit_spare: int = 64
     #: The window is this many times rate * latency, and one: a little more than what is on its way, so that the stripe never waits for us.
-    credit_gain: float = 1.3
+    credit_gain: float = 1.6
     #: A chunk that no third node has by then is handed out once more, elsewhere, and the stripe's share is halved.
     credit_deadline_s: float = 1.0
     #: … and the time that the chunk takes at this rate.
@@ -178,5 +178,6 @@ class RelayConfig:
     #: A link that the other side has not opened within this is opened from here.
     link_patience_s: float = 1.0
     link_timeout_s: float = 5.0
-    link_retry_s: float = 2.0
+    #: The first retry comes soon: a hello may be on its way, and who has not read it takes no link from a stranger.
+    link_retry_s: float = 0.25
     link_retry_max_s: float = 120.0

@@ -93,6 +93,17 @@ class Links:
         direction.resting[event.peer] = now_s + self._config.link_retry_s
         return True
 
+    @property
+    def next_s(self) -> float | None:
+        """When a link that is missing may be tried again."""
+        times = [
+            direction.resting.get(peer, 0.0)
+            for direction in (self.receiving, self.sending)
+            for peer, contact in self._neighbours.items()
+            if contact.serve and peer not in direction.up and peer not in direction.opening
+        ]
+        return min(times, default=None)
+
     def check(self) -> None:
         """Check the invariant.
 

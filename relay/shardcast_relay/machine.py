@@ -187,7 +187,13 @@ class Machine:
     def next_wake_s(self) -> float:
         """When, on the clock of `handle`, the machine wants a `Ticked` at the latest."""
         times = [self._shuffle_at_s, self._reconcile_at_s, self._heartbeat_at_s]
-        others = (self.downloads.retry_at_s, self.exchange.tell_at_s, self.trees.next_s, self.pushes.next_s)
+        others = (
+            self.downloads.retry_at_s,
+            self.exchange.tell_at_s,
+            self.links.next_s,
+            self.trees.next_s,
+            self.pushes.next_s,
+        )
         times += [at_s for at_s in others if at_s is not None]
         return min(times)
 
@@ -226,6 +232,7 @@ class Machine:
         now_s = self._now_s
         if self.exchange.tell_at_s is not None and now_s >= self.exchange.tell_at_s:
             self.exchange.tell_haves(out, now_s)
+        self.links.tend(out, now_s)
         self.trees.tend(out, now_s)
         self.pushes.tend(out, now_s)
         if now_s >= self._reconcile_at_s:
@@ -247,7 +254,6 @@ class Machine:
         for peer in self.membership.idle_connections(self._now_s):
             self._drop(peer, out, "no neighbour of ours")
         self.membership.look_for_neighbours(out, self._now_s)
-        self.links.tend(out, self._now_s)
         for channel in self.membership.channels:
             peers = [peer for peer, other in self.membership.active.items() if channel in other.channels]
             for peer in self._rng.sample(peers, min(self.config.reconcile_neighbours, len(peers))):

@@ -188,6 +188,10 @@ class Opener:
                 del self._wanted[key]
             self._tell(version.opened())
         self._versions.store_error = None
+        held = manifest.blob.chunk_count if staging is None else staging.have_count
+        _log.info(
+            "version_opened", manifest=format_digest(manifest.digest), chunks=manifest.blob.chunk_count, held=held
+        )
         if staging is not None and staging.is_full:
             self.complete_soon(version)
         return version

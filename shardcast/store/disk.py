@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import shutil
@@ -95,15 +96,32 @@ def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
 
 
 def allocate(path: Path, size: int) -> None:
-    """Create a file of `size` bytes whose blocks are reserved, so that a full disk shows now; an existing one is completed."""
+    """Create a file of `size` bytes whose blocks are reserved, so that a full disk shows now; an existing one is completed.
+
+    In memory (tmpfs) nothing is reserved: it would clear every page, a second for 5 GB, to have it overwritten.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, STAGED_MODE)
     try:
-        if os.fstat(descriptor).st_size > size:
+        status = os.fstat(descriptor)
+        is_in_memory = _is_in_memory(status.st_dev)
+        if status.st_size > size or is_in_memory:
             os.ftruncate(descriptor, size)
-        if size:
+        if size and not is_in_memory:
             os.posix_fallocate(descriptor, 0, size)
     finally:
         os.close(descriptor)
+
+
+@functools.lru_cache(maxsize=16)
+def _is_in_memory(device: int) -> bool:
+    """Whether a device is a tmpfs, as far as /proc tells."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            fields, _, kind = line.partition(" - ")
+            if fields.split()[2] == number:
+                return kind.split()[0] in ("tmpfs", "ramfs")
+    return False
 
 
 def seal_file(path: Path) -> os.stat_result:
