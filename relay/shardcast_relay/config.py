@@ -162,7 +162,7 @@ class RelayConfig:
     #: In a larger swarm, while fewer than this are out in all, a stripe without credit gets another rather than that our uplink idles.
     credit_spare: int = 64
     #: The window is this many times rate * latency, and one: a little more than what is on its way, so that the stripe never waits for us.
-    credit_gain: float = 1.6
+    credit_gain: float = 1.4
     #: A chunk that no third node has by then is handed out once more, elsewhere, and the stripe's share is halved.
     credit_deadline_s: float = 1.0
     #: … and the time that the chunk takes at this rate.

@@ -61,11 +61,6 @@ class Stripes:
     heard: dict[PeerId, Trees] = field(default_factory=dict)
 
     @property
-    def is_root(self) -> bool:
-        """Whether the source itself feeds us in some stripe."""
-        return any(parent.depth == 1 for parent in self.parents.values())
-
-    @property
     def edge_count(self) -> int:
         """How many children there are, each counted once for each stripe."""
         return sum(map(len, self.children.values()))
@@ -86,22 +81,22 @@ class Stripes:
         """Return the neighbours that are sources of the blob."""
         return [peer for peer, trees in self.heard.items() if trees.depths == (0,)]
 
-    def would_feed(self, stripe: int, *, room: int, interior_max: int) -> bool:
-        """Whether another child, of no special standing, is welcome in a stripe."""
-        if stripe not in self.parents or stripe in self.asked or room <= self.edge_count:
+    def would_feed(self, stripe: int, *, room: int, interior_max: int, is_small: bool) -> bool:
+        """Whether another child is welcome in a stripe. `is_small`: all nodes that are known are neighbours."""
+        parent = self.parents.get(stripe)
+        if parent is None or stripe in self.asked:
             return False
+        if is_small:
+            return parent.depth == 1
         interior = self.interior()
-        return stripe in interior or len(interior) < interior_max
+        return room > self.edge_count and (stripe in interior or len(interior) < interior_max)
 
     def may_adopt(self, peer: PeerId, stripe: int, *, room: int, interior_max: int, is_small: bool) -> bool:
-        """Whether a peer that asked may become a child. `is_small`: all nodes that are known are neighbours."""
+        """Whether a peer that asked may become a child."""
         parent = self.parents.get(stripe)
-        if parent is None or stripe in self.asked or parent.peer == peer:
+        if parent is not None and parent.peer == peer:
             return False
-        if self.would_feed(stripe, room=room, interior_max=interior_max):
-            return True
-        is_root_too = peer in self.heard and 1 in self.heard[peer].depths
-        return is_small and parent.depth == 1 and is_root_too
+        return self.would_feed(stripe, room=room, interior_max=interior_max, is_small=is_small)
 
     def adopt(self, peer: PeerId, stripe: int) -> None:
         """Make a peer a child."""
@@ -134,7 +129,7 @@ class Stripes:
         depth_min = 0
         for peer, trees in self.heard.items():
             depth = trees.depths[stripe] if stripe < len(trees.depths) else 0
-            if not depth or (not trees.free and not (depth == 1 and self.is_root)):
+            if not depth or not trees.free:
                 continue
             if now_s < self.declined.get((peer, stripe), 0.0):
                 continue

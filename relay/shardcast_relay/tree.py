@@ -342,20 +342,17 @@ class Forest:
     def _tell(self, stripes: Stripes, out: Outbox) -> None:
         """Tell the neighbours that lack something where we could feed them, if that has changed."""
         transfer = self._exchange.transfers[stripes.blob]
-        room, interior_max = self.room(), self._interior_max()
+        room, interior_max, is_small = self.room(), self._interior_max(), self.is_small()
         depths: list[int] = []
         if not transfer.is_complete:
             for stripe in range(self._config.stripes):
-                parent = stripes.parents.get(stripe)
-                is_welcome = parent is not None and (
-                    (parent.depth == 1 and self.is_small())
-                    or stripes.would_feed(stripe, room=room, interior_max=interior_max)
-                )
-                depths.append(parent.depth if parent is not None and is_welcome else 0)
+                is_welcome = stripes.would_feed(stripe, room=room, interior_max=interior_max, is_small=is_small)
+                depths.append(stripes.parents[stripe].depth if is_welcome else 0)
         while depths and not depths[-1]:
             depths.pop()
-        news = Trees(stripes.blob, tuple(depths), max(room - stripes.edge_count, 0))
-        if self._told.get(stripes.blob, Trees(stripes.blob, (), 0)) == news:
+        free = self._config.stripes if is_small else max(room - stripes.edge_count, 0)
+        news = Trees(stripes.blob, tuple(depths), free)
+        if self._told.get(stripes.blob, Trees(stripes.blob, (), free)) == news:
             return
         self._told[stripes.blob] = news
         for peer in self._exchange.neighbours:
