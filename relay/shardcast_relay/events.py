@@ -4,6 +4,7 @@
 |---|---|
 | `Started` | the node is up; these are its own record and its bootstrap contacts |
 | `Ticked` | the time that `Machine.next_wake_s` named has come |
+| `UplinkMeasured` | how fast the uplink is, when nobody has said so |
 | `ChannelJoined` | a channel is followed from now on |
 | `PeerConnected` / `DialFailed` / `PeerDisconnected` | a control connection came up, did not come up, ended |
 | `HelloReceived` / `PeersReceived` / `GoodbyeReceived` | these messages, with their records verified |
@@ -77,6 +78,13 @@ class Started:
 @dataclass(frozen=True)
 class Ticked:
     """The wake-up time has come."""
+
+
+@dataclass(frozen=True)
+class UplinkMeasured:
+    """Nobody has told the node its uplink; this is what it was found to be, payload bytes per second."""
+
+    up_bytes_per_s: int
 
 
 @dataclass(frozen=True)
@@ -256,6 +264,7 @@ class PushArrived:
 Event = (
     Started
     | Ticked
+    | UplinkMeasured
     | ChannelJoined
     | PeerConnected
     | DialFailed

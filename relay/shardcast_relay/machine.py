@@ -72,6 +72,7 @@ from .events import (
     PushEnded,
     Started,
     Ticked,
+    UplinkMeasured,
 )
 from .exchange import Exchange
 from .links import Links
@@ -116,6 +117,7 @@ class Machine:
         self._handlers: dict[type, Callable[[Any, Outbox], None]] = {
             Started: self._started,
             Ticked: self._ticked,
+            UplinkMeasured: self._uplink_measured,
             ChannelJoined: self._channel_joined,
             PeerConnected: lambda event, out: self.membership.peer_connected(event.peer, out, self._now_s),
             DialFailed: self._dial_failed,
@@ -222,6 +224,9 @@ class Machine:
         self._reconcile_at_s = self._now_s + self.config.reconcile_interval_s
         self._heartbeat_at_s = self._now_s + self.config.heartbeat_interval_s
         self.membership.look_for_neighbours(out, self._now_s)
+
+    def _uplink_measured(self, event: UplinkMeasured, out: Outbox) -> None:
+        self._up_bytes_per_s = self.trees.up_bytes_per_s = event.up_bytes_per_s
 
     def _channel_joined(self, event: ChannelJoined, out: Outbox) -> None:
         self.membership.channels[event.channel] = None

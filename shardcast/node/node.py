@@ -39,6 +39,7 @@ from shardcast_proto.ids import Digest
 from shardcast_proto.limits import ROOT_BYTES_MAX
 from shardcast_proto.trust import SigningKey, open_root
 from shardcast_relay import RelayConfig
+from shardcast_relay.events import UplinkMeasured
 
 from .desk import Desk, Identity
 from .housekeeping import Housekeeping
@@ -46,6 +47,7 @@ from .leases import Leases
 from .publishable import Publishable
 from .spools import Spools
 from .traffic import Traffic
+from .uplink_watch import UplinkWatch
 
 _log = structlog.get_logger("shardcast.node")
 
@@ -141,6 +143,9 @@ class Node:
         self._opened.append(self._tasks.aclose)
         self._tasks.spawn(housekeeping.run(), is_vital=True)
         self._tasks.spawn(desk.journals.run(), is_vital=True)
+        if config.up_mbps is None:
+            watch = UplinkWatch(links, bucket, on_found=lambda rate: shell.tell(UplinkMeasured(rate)))
+            self._tasks.spawn(watch.run(), is_vital=True)
         self._tasks.spawn(housekeeping.renew_beacons(), is_vital=True)
         self._tasks.spawn(housekeeping.retain())
         return {"ready": True, "peer_id": key.peer, "p2p": p2p_addresses[0], "serve": serve, "api": identity.api}
