@@ -73,6 +73,8 @@ class NodeConfig(BaseSettings):
     keep: int = Field(default=3, ge=1)
     #: Bytes that all versions together may take.
     quota: int | None = Field(default=None, gt=0)
+    #: What becomes of a version that is not whole when a newer one of its channel comes.
+    supersede: Literal["newest", "finish", "drop"] = "newest"
     #: Networks (CIDR) that may be dialled although they are private.
     allow_private: Texts = ()
     #: Directories that checkpoints may be published from; without any, the node's own user may publish from everywhere.

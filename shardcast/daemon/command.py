@@ -62,6 +62,12 @@ def read_flags(
         float | None, typer.Option(help="Downlink in Mbit/s; downloads are paced just below it.")
     ] = None,
     keep: Annotated[int | None, typer.Option(help="Versions kept per channel (default 3).")] = None,
+    supersede: Annotated[
+        str | None,
+        typer.Option(
+            help="An unfinished version when a newer one comes: newest (first), finish (it first) or drop (it)."
+        ),
+    ] = None,
     quota: Annotated[int | None, typer.Option(help="Bytes that all versions together may take.")] = None,
     allow_private: Annotated[list[str] | None, typer.Option(help="CIDR of a private network to dial; repeat.")] = None,
     publish_root: Annotated[

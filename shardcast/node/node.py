@@ -95,7 +95,7 @@ class Node:
         shell = self._shell = Shell(
             peer_id=key.peer,
             channels=channels,
-            versions=Versions(store),
+            versions=Versions(store, supersede=config.supersede),
             client=client,
             inbound=inbound,
             config=_relay_config(inbound),

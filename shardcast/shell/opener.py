@@ -126,6 +126,8 @@ class Opener:
                 refusal = error
             else:
                 await self._open_manifest(manifest)
+                if self._versions.supersede == "drop":
+                    await self._drop_older(channel)
                 return
         if refusal is not None:
             raise refusal
@@ -195,6 +197,16 @@ class Opener:
         if staging is not None and staging.is_full:
             self.complete_soon(version)
         return version
+
+    async def _drop_older(self, channel: FollowedChannel) -> None:
+        """Give up the versions of a channel that are not whole and not its newest."""
+        rows = await asyncio.to_thread(self._versions.store.heads, channel.id)
+        of_channel = {row.manifest for row in rows}
+        for version in self._versions.all():
+            name = version.manifest.digest
+            if version.staging is not None and name in of_channel and not self._is_newest(name):
+                _log.info("version_dropped", channel=channel.name, manifest=format_digest(name))
+                self.close(name)
 
     def _note_failure(self, manifest: Digest, error: ShardcastError) -> None:
         if isinstance(error, StoreError):

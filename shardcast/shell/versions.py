@@ -18,6 +18,9 @@ from shardcast_proto.ids import Digest, PeerId
 from shardcast_proto.manifest import Manifest
 from shardcast_relay.events import BlobOpened
 
+#: What becomes of a version that is not whole when a newer one comes: it gets what the newer one leaves until that is whole (newest), it
+#: goes first (finish), or it is given up at once (drop).
+Supersede = Literal["newest", "finish", "drop"]
 #: Where bytes came from: a peer that claims the role of an origin, or another.
 Source = Literal["origin", "peers"]
 
@@ -29,7 +32,7 @@ class LocalVersion:
     manifest: Manifest
     #: None when the version is complete.
     staging: Staging | None
-    #: The newer the head, the higher; of several versions the highest is fetched first.
+    #: Of several versions the one with the highest is fetched and passed on first.
     priority: int
     bytes_by_peer: Counter[PeerId] = field(default_factory=Counter)
     chunks_verified: int = 0
@@ -60,11 +63,12 @@ class LocalVersion:
 class Versions:
     """All versions that are open at this node."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, supersede: Supersede = "newest") -> None:
         self.store = store
         self._by_manifest: dict[Digest, LocalVersion] = {}
         self._by_blob: dict[Digest, LocalVersion] = {}
         self._changed = asyncio.Event()
+        self.supersede: Supersede = supersede
         self._next_priority = 1
         #: How often `changed` was called.
         self.change_count = 0
@@ -99,16 +103,21 @@ class Versions:
         """Enter a version that the store has begun, or holds complete; of one that is open, raise the priority."""
         version = self._by_manifest.get(manifest.digest)
         if version is None:
-            version = LocalVersion(manifest, staging, self._next_priority)
-            self._by_manifest[manifest.digest] = version
-        elif version.staging is not staging:
-            version.staging = staging
-            version.is_completing = False
+            version = self._by_manifest[manifest.digest] = LocalVersion(manifest, staging, self._priority())
+        else:
+            if version.staging is not staging:
+                version.staging = staging
+                version.is_completing = False
+            if self.supersede != "finish":
+                version.priority = self._priority()
         self._by_blob[manifest.blob.id] = version
-        version.priority = self._next_priority
-        self._next_priority += 1
         self.changed()
         return version
+
+    def _priority(self) -> int:
+        """Return the priority of a version that comes now."""
+        number, self._next_priority = self._next_priority, self._next_priority + 1
+        return -number if self.supersede == "finish" else number
 
     def remove(self, manifest: Digest) -> LocalVersion | None:
         """Forget a version that was deleted, and return it."""
