@@ -264,7 +264,9 @@ class Outlet:
         if is_paced and not self._has_room:
             self._watch()
             return False
-        size = min(self._bucket.slice_bytes, self._lacking_bytes)
+        size = self._bucket.slice_bytes
+        if self._lacking_bytes < 1.5 * size:  # a little rest would have to queue again, behind a slice of every other link
+            size = self._lacking_bytes
         delay_s = self._bucket.reserve(size)
         self._granted_bytes = size
         if delay_s <= 0:
