@@ -32,6 +32,8 @@ class Exchange:
         self.is_linked: Callable[[PeerId], bool] = lambda peer: False
         #: Neighbours, by peer id, whose data plane we may use.
         self.neighbours: dict[PeerId, Contact] = {}
+        #: Told of each blob of which nothing is missing any more.
+        self.on_complete: Callable[[Transfer], None] = lambda transfer: None
         #: Whether the trees bring everything of a blob.
         self.is_well_fed: Callable[[Transfer], bool] = lambda transfer: False
         #: The open blobs.
@@ -76,12 +78,17 @@ class Exchange:
 
         The first answer is immediate. A snapshot can be a thousand times longer than its `Want`, so repeated ones wait for the
         next have-update.
+
+        Raises:
+            RemoteProtocolError: The runs do not fit the blob.
         """
         transfer = self.transfers.get(message.blob)
         if transfer is None:
-            mask, _ = self._early_word(peer, message.blob)
-            self._note_early(peer, message.blob, mask, True)
+            held = _ALL_CHUNKS & ~mask_of_runs(message.runs, CHUNKS_MAX) if message.runs else 0
+            self._note_early(peer, message.blob, held, True)
             return
+        held = transfer.full() & ~mask_of_runs(message.runs, transfer.have.count) if message.runs else 0
+        transfer.holder_has(peer, held, is_snapshot=True)
         transfer.listeners[peer] = None
         if peer in transfer.answered:
             transfer.unanswered[peer] = None
@@ -186,6 +193,7 @@ class Exchange:
     def announce_complete(self, transfer: Transfer, out: Outbox) -> None:
         """Tell all neighbours that nothing is missing here."""
         transfer.untold = transfer.unshown = 0
+        self.on_complete(transfer)
         for peer in self.neighbours:
             out.send(peer, Done(transfer.blob))
 

@@ -51,6 +51,7 @@ class Pushes:
         self._on_way: dict[int, Push] = {}
         self._next_id = 1
         forest.on_root = self._root_changed
+        forest.on_source = self._source_came
 
     # --- blobs, neighbours, links ---------------------------------------------------------------------------------------
 
@@ -71,7 +72,7 @@ class Pushes:
     def link_up(self, peer: PeerId, out: Outbox, now_s: float) -> None:
         """The sending link to a neighbour is up."""
         self._flow(peer, out, now_s)
-        self._hand_out_all(out, now_s)
+        self.hand_out(out, now_s)
 
     def link_down(self, peer: PeerId) -> None:
         """The sending link is gone, or the neighbour is."""
@@ -100,13 +101,13 @@ class Pushes:
         source = self.sources.get(transfer.blob)
         if source is not None and not source.is_done:
             source.seen(peer, mask, now_s, is_alone=self._is_alone(transfer, peer))
-            self._hand_out(source, out, now_s)
+            self._hand_out_of(source, out, now_s)
 
     def skip(self, peer: PeerId, blob: Digest, mask: int) -> None:
         """A child does not want these chunks pushed."""
-        backlog = self.backlogs.get(peer)
-        if backlog is not None:
-            backlog.skip(blob, mask)
+        backlog, transfer = self.backlogs.get(peer), self._exchange.transfers.get(blob)
+        if backlog is not None and transfer is not None:
+            backlog.skip(blob, mask & transfer.full())
 
     def ended(self, event: PushEnded, out: Outbox, now_s: float) -> None:
         """A push is over."""
@@ -125,14 +126,14 @@ class Pushes:
             self._flow(push.peer, out, now_s)
         elif not backlog.on_way and not backlog.waiting:
             del self.backlogs[push.peer]
-        self._hand_out_all(out, now_s)
+        self.hand_out(out, now_s)
 
     def tend(self, out: Outbox, now_s: float) -> None:
         """Hand out again what is late; dismiss roots that pass nothing on; let a source be pulled from when its time has come."""
         for blob, source in self.sources.items():
             for stripe in source.take_back_late(now_s):
                 self._forest.dismiss(blob, stripe, out)
-        self._hand_out_all(out, now_s)
+        self.hand_out(out, now_s)
         for blob, source in self.sources.items():
             transfer = self._exchange.transfers[blob]
             is_linked = any(share.root in self._links.sending.up for share in source.shares.values())
@@ -174,6 +175,11 @@ class Pushes:
         elif source is not None and root is not None:
             source.root_up(stripe, root)
 
+    def _source_came(self, blob: Digest) -> None:
+        source = self.sources.get(blob)
+        if source is not None:
+            source.leave_to_others(self._exchange.self_id, self._forest.blobs[blob].sources())
+
     def _is_withheld(self, blob: Digest) -> bool:
         transfer = self._exchange.transfers.get(blob)
         return transfer is not None and transfer.is_withheld
@@ -211,13 +217,13 @@ class Pushes:
             if not transfers[blob].holders.get(peer, 0) >> index & 1:
                 self._order(peer, blob, stripe, index, out, now_s)
 
-    def _hand_out_all(self, out: Outbox, now_s: float) -> None:
+    def hand_out(self, out: Outbox, now_s: float) -> None:
+        """Order first copies, of the newest version first, as far as credit and links go."""
         for source in sorted(self.sources.values(), key=lambda source: -self._exchange.transfers[source.blob].priority):
             if source.todo:
-                self._hand_out(source, out, now_s)
+                self._hand_out_of(source, out, now_s)
 
-    def _hand_out(self, source: Source, out: Outbox, now_s: float) -> None:
-        """Order first copies as far as credit and links go."""
+    def _hand_out_of(self, source: Source, out: Outbox, now_s: float) -> None:
         transfer = self._exchange.transfers[source.blob]
         while source.todo:
             ready = {stripe: self._held(transfer, share.root) for stripe, share in source.shares.items()}

@@ -24,7 +24,7 @@ from typing import Final
 
 from shardcast_proto.errors import InvariantViolated
 from shardcast_proto.ids import Digest, PeerId
-from shardcast_proto.messages import Trees
+from shardcast_proto.messages import DEPTH_MAX, Trees
 
 #: The stripe under which an Attach to a source is kept while it is not known which one it will be.
 ANY: Final = -1
@@ -94,7 +94,7 @@ class Stripes:
     def may_adopt(self, peer: PeerId, stripe: int, *, room: int, interior_max: int, is_small: bool) -> bool:
         """Whether a peer that asked may become a child."""
         parent = self.parents.get(stripe)
-        if parent is not None and parent.peer == peer:
+        if parent is None or parent.peer == peer or parent.depth >= DEPTH_MAX:
             return False
         return self.would_feed(stripe, room=room, interior_max=interior_max, is_small=is_small)
 

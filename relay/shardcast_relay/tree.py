@@ -36,6 +36,10 @@ class Forest:
         #: When changed places are to be told, by blob.
         self._tell_at_s: dict[Digest, float] = {}
         self._told: dict[Digest, Trees] = {}
+        #: What a neighbour says of its uplink in bytes/s; 0 when it says nothing.
+        self.uplink_of: Callable[[PeerId], int] = lambda peer: exchange.neighbours[peer].up_bytes_per_s
+        #: Told of a blob of ours that has another source.
+        self.on_source: Callable[[Digest], None] = lambda blob: None
         #: Whether every node that is known is a neighbour.
         self.is_small: Callable[[], bool] = lambda: False
         #: Told of the roots of a source's stripes: (blob, stripe, root or None).
@@ -69,7 +73,7 @@ class Forest:
 
     def room(self) -> int:
         """Return how many children this node can feed."""
-        known = [contact.up_bytes_per_s for contact in self._exchange.neighbours.values() if contact.up_bytes_per_s]
+        known = self._uplinks()
         if not known or not self.up_bytes_per_s:
             return self._config.stripes
         share = self.up_bytes_per_s * (len(known) + 1) / (sum(known) + self.up_bytes_per_s)
@@ -181,7 +185,7 @@ class Forest:
         """A neighbour made us its child: the source in a stripe of its choice, others where we asked."""
         stripes = self.blobs.get(message.blob)
         stripe = message.stripe
-        if stripes is None:
+        if stripes is None or not message.depth or stripe in stripes.children.get(peer, {}):
             out.send(peer, Detach(message.blob, stripe))
             return
         is_from_source = stripes.asked.get(ANY, ("", 0.0))[0] == peer and message.depth == 1
@@ -261,6 +265,7 @@ class Forest:
         transfer = self._exchange.transfers.get(stripes.blob)
         if trees.depths == (0,) and transfer is not None:
             transfer.followers[peer] = None
+            self.on_source(stripes.blob)
 
     def _interior_max(self) -> int:
         return self._config.interior_stripes + self.room() // self._config.stripes
@@ -304,12 +309,14 @@ class Forest:
             self.on_root(stripes.blob, stripe, peer)
         out.send(peer, Adopt(stripes.blob, stripe, 1))
 
+    def _uplinks(self) -> list[int]:
+        return [rate for rate in map(self.uplink_of, self._exchange.neighbours) if rate]
+
     def _is_fit_for_root(self, peer: PeerId) -> bool:
         """Whether a first copy is well placed at a peer: in a large swarm what a slow node has spreads slowly."""
         if self.is_small():
             return True
-        known = [contact.up_bytes_per_s for contact in self._exchange.neighbours.values() if contact.up_bytes_per_s]
-        own = self._exchange.neighbours[peer].up_bytes_per_s
+        known, own = self._uplinks(), self.uplink_of(peer)
         return not own or own >= self._config.root_share_min * sum(known) / len(known)
 
     def _own_stripes(self, stripes: Stripes) -> range:
