@@ -184,7 +184,8 @@ def _read_metrics() -> dict[str, float]:
         lines = response.read().decode().splitlines()
     samples: dict[str, float] = {}
     for line in lines:
-        if not line.startswith("#"):
+        is_received = line.startswith("shardcast_control_bytes_total{") and 'direction="sent"' not in line
+        if not line.startswith("#") and not is_received:  # what one node sends another receives: it is counted once
             name, _, value = line.rpartition(" ")
             name = name.partition("{")[0]
             samples[name] = samples.get(name, 0.0) + float(value)

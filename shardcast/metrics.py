@@ -61,6 +61,13 @@ class Figures:
     store_free_bytes: int
     store_bytes: Mapping[str, int]
     store_versions: Mapping[str, int]
+    #: By direction (sent, received) and way (link, libp2p).
+    control_bytes: Mapping[tuple[str, str], int]
+    pushed_chunks: Mapping[str, int]
+    #: Bulk links that are up, by direction.
+    links: Mapping[str, int]
+    #: 0 while uploads are not paced.
+    uplink_bytes_per_s: float
     channels: list[ChannelFigures] = field(default_factory=list)
 
 
@@ -126,11 +133,30 @@ class _FiguresCollector(Collector):
         yield _counter("dropped_announcements", "Announcements that no queue had room for.", now.dropped_announcements)
         yield _counter("dropped_messages", "Control messages that no queue had room for.", now.dropped_messages)
         yield _counter("refused_uploads", "Requests for chunks that were told to come back.", now.refused_uploads)
+        yield from _swarm_metrics(now)
         yield _gauge("store_healthy", "1 while the disk takes what it is given, else 0.", int(now.is_store_healthy))
         yield _gauge("store_free_bytes", "Bytes free on the data directory's disk.", now.store_free_bytes)
         yield _gauge("store_bytes", "Bytes of the versions held, by state.", now.store_bytes, label="state")
         yield _gauge("store_versions", "Versions held, by state.", now.store_versions, label="state")
         yield from _channel_metrics(now.channels)
+
+
+def _swarm_metrics(now: Figures) -> Iterator[Metric]:
+    control = CounterMetricFamily(
+        "shardcast_control_bytes",
+        "Bytes of control messages with their heads, by direction, over bulk links or libp2p (gossip is not counted).",
+        labels=["direction", "way"],
+    )
+    for (direction, way), size_bytes in sorted(now.control_bytes.items()):
+        control.add_metric([direction, way], size_bytes)
+    yield control
+    yield _counter(
+        "pushed_chunks", "Chunks sent unasked, by how that ended.", {"done": 0, **now.pushed_chunks}, label="outcome"
+    )
+    yield _gauge("links", "Bulk links that are up, by which way their chunks go.", now.links, label="direction")
+    yield _gauge(
+        "uplink_bytes_per_second", "The rate that uploads are paced at; 0 while they are not.", now.uplink_bytes_per_s
+    )
 
 
 def _channel_metrics(channels: list[ChannelFigures]) -> Iterator[Metric]:

@@ -14,35 +14,47 @@ from shardcast_proto.errors import InvariantViolated
 class Availability:
     """How many neighbours hold each chunk.
 
-    Invariant: the levels from 1 on are disjoint; a chunk in none of them is held by nobody.
+    Invariant: the levels from 1 on are disjoint, and `held_by_anyone` is all of them together; a chunk in none is held by nobody.
     """
 
     def __init__(self) -> None:
         #: levels[n]: the chunks that exactly n neighbours hold; levels[0] is unused and stays 0.
         self.levels: list[int] = [0]
+        #: The chunks that at least one neighbour holds.
+        self.held_by_anyone = 0
 
     def add(self, mask: int) -> None:
         """One neighbour more holds the chunks of `mask`."""
-        known = 0
-        self.levels.append(0)
-        for level in range(len(self.levels) - 2, 0, -1):
-            moved = self.levels[level] & mask
-            known |= moved
-            self.levels[level] ^= moved
-            self.levels[level + 1] |= moved
-        self.levels[1] |= mask & ~known
-        self._trim()
+        rising = mask & ~self.held_by_anyone
+        left = mask ^ rising  # what must still be found in some level
+        self.held_by_anyone |= mask
+        levels = self.levels
+        level = 1
+        while left or rising:
+            if level == len(levels):
+                levels.append(0)
+            here = levels[level]
+            found = here & left
+            levels[level] = here ^ found | rising
+            left ^= found
+            rising = found
+            level += 1
 
     def remove(self, mask: int) -> None:
         """One neighbour fewer holds the chunks of `mask`."""
-        for level in range(1, len(self.levels)):
-            moved = self.levels[level] & mask
+        levels = self.levels
+        level = 1
+        while mask:
+            if level == len(levels):
+                raise InvariantViolated("a chunk that nobody holds is taken from its holder")
+            moved = levels[level] & mask
             mask ^= moved
-            self.levels[level] ^= moved
+            levels[level] ^= moved
             if level > 1:
-                self.levels[level - 1] |= moved
-        if mask:
-            raise InvariantViolated("a chunk that nobody holds is taken from its holder")
+                levels[level - 1] |= moved
+            else:
+                self.held_by_anyone ^= moved
+            level += 1
         self._trim()
 
     def rarest(self, candidates: int) -> Iterator[int]:
@@ -51,14 +63,6 @@ class Availability:
             found = level & candidates
             if found:
                 yield found
-
-    @property
-    def held_by_anyone(self) -> int:
-        """The chunks that at least one neighbour holds."""
-        everything = 0
-        for level in self.levels:
-            everything |= level
-        return everything
 
     def check(self, masks: Iterable[int]) -> None:
         """Compare with a recount of the neighbours' masks.
@@ -69,7 +73,7 @@ class Availability:
         recount = Availability()
         for mask in masks:
             recount.add(mask)
-        if recount.levels != self.levels:
+        if recount.levels != self.levels or recount.held_by_anyone != self.held_by_anyone:
             raise InvariantViolated("availability differs from its recount")
 
     def _trim(self) -> None:

@@ -66,6 +66,11 @@ class Backlog:
         else:
             del self.waiting[blob]
 
+    def drop_stripe(self, blob: Digest, stripe: int) -> None:
+        """Drop what waits of one stripe: its child has left it."""
+        queue = self.waiting.get(blob, deque())
+        self.skip(blob, sum(1 << index for other, index in queue if other == stripe))
+
     def drop(self, blob: Digest) -> None:
         """Forget a blob."""
         queue = self.waiting.pop(blob, None)

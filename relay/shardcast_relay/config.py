@@ -134,16 +134,22 @@ class RelayConfig:
     root_share_min: float = 0.75
     #: An Attach that was not answered within this is asked of another; a neighbour that declined is left alone so long.
     attach_patience_s: float = 1.0
+    #: One that never answered is left alone for so long that its answer cannot be taken for that to another question.
+    attach_silence_s: float = 30.0
     #: Changes of our place in the trees wait so long for company.
     trees_interval_s: float = 0.05
     #: Pushes ordered at once for each child: one leaves, one is ready.
     push_window: int = 2
     #: A push that has not left by then has a child that takes nothing.
     push_deadline_s: float = 30.0
+    #: After a push that failed nothing is pushed to its peer for so long: the end of its link is about to be told.
+    push_rest_s: float = 0.25
     #: What waits for one child beyond this is the mesh's to pull: a parent that waited for its slowest child would couple all to it.
     backlog_bytes_max: int = 8 * MIB
     #: The same for all children together, in the time that our uplink needs for it.
     backlog_s: float = 1.0
+    #: The same in a larger swarm, where the mesh is quicker than a tree that waits.
+    backlog_large_s: float = 0.4
     #: So many chunks may wait for a child however long it takes.
     backlog_chunks_min: int = 2
     #: What neighbours hold is left to the trees for so long before it is pulled: this, and so many times what the trees took of late. Too

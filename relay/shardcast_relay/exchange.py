@@ -110,8 +110,8 @@ class Exchange:
         """A neighbour no longer wants to hear of a blob."""
         transfer = self.transfers.get(message.blob)
         if transfer is not None:
-            transfer.listeners.pop(peer, None)
-            transfer.unanswered.pop(peer, None)
+            for peers in (transfer.listeners, transfer.followers, transfer.unanswered):
+                peers.pop(peer, None)
         elif peer in self._early:
             mask, _ = self._early_word(peer, message.blob)
             self._note_early(peer, message.blob, mask, False)
@@ -162,27 +162,23 @@ class Exchange:
             for peer in late:
                 out.send(peer, _snapshot(transfer))
             if transfer.unshown:
-                self._tell(transfer, transfer.followers, transfer.unshown, late, out)
+                self._tell(transfer, [peer for peer in transfer.followers if peer not in late], transfer.unshown, out)
                 transfer.unshown = 0
             if not transfer.untold:
                 continue
             if now_s < transfer.told_s + self._config.have_interval_s and self.is_well_fed(transfer):
                 is_all_told = False
                 continue
-            others = {peer: None for peer in transfer.listeners if peer not in transfer.followers}
-            self._tell(transfer, others, transfer.untold, late, out)
+            told = transfer.followers | late
+            self._tell(transfer, [peer for peer in transfer.listeners if peer not in told], transfer.untold, out)
             transfer.untold, transfer.told_s = 0, now_s
         if not is_all_told:
             self.tell_soon(now_s)
 
-    def _tell(
-        self, transfer: Transfer, peers: dict[PeerId, None], mask: int, late: dict[PeerId, None], out: Outbox
-    ) -> None:
-        if transfer.is_complete:
-            return
-        message = Have(transfer.blob, tuple(runs_of(mask)))
-        for peer in peers:
-            if peer not in late:
+    def _tell(self, transfer: Transfer, peers: list[PeerId], mask: int, out: Outbox) -> None:
+        if not transfer.is_complete:
+            message = Have(transfer.blob, tuple(runs_of(mask)))
+            for peer in peers:
                 out.send(peer, message)
 
     def release(self, transfer: Transfer, out: Outbox) -> None:

@@ -9,7 +9,7 @@ from shardcast_proto.errors import InvariantViolated
 from shardcast_proto.ids import Digest, PeerId
 
 
-@dataclass
+@dataclass(slots=True)
 class Fetch:
     """One `FetchChunks` or `FetchObject` under way."""
 

@@ -75,6 +75,7 @@ from .events import (
     UplinkMeasured,
 )
 from .exchange import Exchange
+from .explanation import explain
 from .links import Links
 from .membership import Membership
 from .outbox import Outbox
@@ -85,7 +86,7 @@ from .transfer import Transfer
 from .tree import Forest
 
 #: After these no fetch becomes possible that was not possible before.
-_NO_NEWS_FOR_FETCHES: Final = frozenset({ChunkVerified, PushBegan, PushArrived, PushEnded})
+_NO_NEWS_FOR_FETCHES: Final = frozenset({ChunkVerified, PushBegan, PushEnded})
 
 
 class Machine:
@@ -103,6 +104,8 @@ class Machine:
         self.trees = Forest(self.config, rng, self.exchange, self_id)
         self.pushes = Pushes(self.config, self.exchange, self.trees, self.links)
         self.trees.is_small = lambda: len(self.membership.passive) <= self.config.small_passive_max
+        self.trees.uplink_of = self._uplink_of
+        self.exchange.on_complete = lambda transfer: self.trees.completed(transfer.blob, self._now_s)
         self.downloads.parents = self.trees.parents
         self.exchange.is_well_fed = lambda transfer: self.trees.is_well_fed(transfer.blob)
         self.downloads.grace_s = self._grace_s
@@ -142,15 +145,15 @@ class Machine:
             Have: self._have_received,
             Want: self._want_received,
             Done: self._done_received,
-            Cancel: lambda peer, message, out: self.exchange.cancel_received(peer, message),
+            Cancel: self._cancel_received,
             Rate: self._rate_received,
             Skip: lambda peer, message, out: self.pushes.skip(
                 peer, message.blob, mask_of_runs(message.runs, CHUNKS_MAX)
             ),
-            Attach: lambda peer, message, out: self.trees.attach_received(peer, message, out, self._now_s),
+            Attach: self._attach_received,
             Adopt: lambda peer, message, out: self.trees.adopt_received(peer, message, out, self._now_s),
             Redirect: lambda peer, message, out: self.trees.redirect_received(peer, message, out, self._now_s),
-            Detach: lambda peer, message, out: self.trees.detach_received(peer, message, out, self._now_s),
+            Detach: self._detach_received,
             Trees: lambda peer, message, out: self.trees.trees_received(peer, message, out, self._now_s),
         }
 
@@ -182,6 +185,8 @@ class Machine:
         """Whether no fetch becomes possible by an event: room comes with the end of one, and what the trees may bring must ripen first."""
         if type(event) is MessageReceived and type(event.message) is Have and self.trees.parents(event.message.blob):
             self.downloads.look_again(self._now_s, self._now_s + self.config.have_interval_s)
+            return True
+        if type(event) is PushArrived and event.outcome is Outcome.DONE:
             return True
         return type(event) in _NO_NEWS_FOR_FETCHES
 
@@ -330,19 +335,35 @@ class Machine:
         mask = self.exchange.have_received(peer, message)
         transfer = self.exchange.transfers.get(message.blob)
         if transfer is not None and mask:
-            self.pushes.peer_has(transfer, peer, mask, out, self._now_s)
+            self.pushes.peer_has(transfer, peer, mask, out=out, now_s=self._now_s)
 
     def _want_received(self, peer: PeerId, message: Want, out: Outbox) -> None:
         self.exchange.want_received(peer, message, out, self._now_s)
         transfer = self.exchange.transfers.get(message.blob)
         if transfer is not None:
-            self.pushes.peer_has(transfer, peer, transfer.holders.get(peer, 0), out, self._now_s)
+            self.pushes.peer_has(transfer, peer, transfer.holders.get(peer, 0), out=out, now_s=self._now_s)
 
     def _done_received(self, peer: PeerId, message: Done, out: Outbox) -> None:
         self.exchange.done_received(peer, message)
         transfer = self.exchange.transfers.get(message.blob)
         if transfer is not None:
-            self.pushes.peer_has(transfer, peer, transfer.full(), out, self._now_s)
+            self.pushes.peer_has(transfer, peer, transfer.full(), out=out, now_s=self._now_s)
+
+    def _attach_received(self, peer: PeerId, message: Attach, out: Outbox) -> None:
+        self.trees.attach_received(peer, message, out, self._now_s)
+        self.pushes.hand_out(out, self._now_s)
+
+    def _detach_received(self, peer: PeerId, message: Detach, out: Outbox) -> None:
+        self.pushes.child_left(peer, message.blob, message.stripe)
+        self.trees.detach_received(peer, message, out, self._now_s)
+
+    def _cancel_received(self, peer: PeerId, message: Cancel, out: Outbox) -> None:
+        self.exchange.cancel_received(peer, message)
+        self.trees.cancelled(peer, message.blob, out, self._now_s)
+
+    def _uplink_of(self, peer: PeerId) -> int:
+        known = self.downloads.rates.get(peer)
+        return known.advertised if known is not None else 0
 
     def _rate_received(self, peer: PeerId, message: Rate, out: Outbox) -> None:
         self.downloads.rate(peer).advertised = message.up_bytes_per_s
@@ -373,7 +394,7 @@ class Machine:
     def _push_arrived(self, event: PushArrived, out: Outbox) -> None:
         transfer = self.downloads.push_arrived(event, out, self._now_s)
         if transfer is not None:
-            self.pushes.chunk_came(transfer, event.stripe, event.index, out, self._now_s)
+            self.pushes.chunk_came(transfer, event, out, self._now_s)
         if event.outcome is Outcome.CORRUPT and not self.downloads.reputation(event.peer).is_origin:
             self._drop(event.peer, out, "sent a bad chunk")
 
@@ -402,15 +423,11 @@ class Machine:
 
     def explain(self, blob: Digest) -> str:
         """Say in one sentence where a blob stands, and why it stands still when it does."""
-        transfer = self.downloads.transfers.get(blob)
-        if transfer is None:
-            return "not known here"
-        if transfer.is_complete:
-            return "complete"
-        orphans = transfer.wanted & ~transfer.availability.held_by_anyone
-        missing = transfer.have.count - transfer.have.held
-        if not self.membership.active:
-            return f"{missing} chunks missing and no neighbour"
-        if orphans == transfer.wanted and not self.downloads.fetches.covering(blob):
-            return f"waiting for a holder of {orphans.bit_count()} chunks"
-        return f"fetching, {missing} chunks missing"
+        return explain(
+            blob,
+            downloads=self.downloads,
+            membership=self.membership,
+            trees=self.trees,
+            pushes=self.pushes,
+            now_s=self._now_s,
+        )

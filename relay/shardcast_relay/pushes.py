@@ -14,7 +14,7 @@ from shardcast_proto.ids import Digest, PeerId
 from .backlog import Backlog
 from .commands import PushChunk
 from .config import RelayConfig
-from .events import Outcome, PushEnded
+from .events import Outcome, PushArrived, PushEnded
 from .exchange import Exchange
 from .links import Links
 from .outbox import Outbox
@@ -49,6 +49,8 @@ class Pushes:
         self._release_at_s: dict[Digest, float] = {}
         self.backlogs: dict[PeerId, Backlog] = {}
         self._on_way: dict[int, Push] = {}
+        #: Peers that a push to has just failed: their links may be breaking, so nothing is pushed before a time.
+        self._resting: dict[PeerId, float] = {}
         self._next_id = 1
         forest.on_root = self._root_changed
         forest.on_source = self._source_came
@@ -71,11 +73,13 @@ class Pushes:
 
     def link_up(self, peer: PeerId, out: Outbox, now_s: float) -> None:
         """The sending link to a neighbour is up."""
+        self._resting.pop(peer, None)
         self._flow(peer, out, now_s)
         self.hand_out(out, now_s)
 
     def link_down(self, peer: PeerId) -> None:
         """The sending link is gone, or the neighbour is."""
+        self._resting.pop(peer, None)
         backlog = self.backlogs.get(peer)
         if backlog is not None:
             backlog.link_lost()
@@ -84,16 +88,16 @@ class Pushes:
 
     # --- chunks ---------------------------------------------------------------------------------------------------------
 
-    def chunk_came(self, transfer: Transfer, stripe: int, index: int, out: Outbox, now_s: float) -> None:
+    def chunk_came(self, transfer: Transfer, event: PushArrived, out: Outbox, now_s: float) -> None:
         """Pass a chunk that came by a stripe on to the children there, a different one first each time."""
-        children = self._forest.blobs[transfer.blob].fed_in(stripe)
-        start = index % len(children) if children else 0
+        children = self._forest.blobs[transfer.blob].fed_in(event.stripe)
+        start = event.index % len(children) if children else 0
         for child in children[start:] + children[:start]:
-            if not transfer.holders.get(child, 0) >> index & 1:
-                self._offer(transfer, child, stripe, index)
+            if not transfer.holders.get(child, 0) >> event.index & 1:
+                self._offer(transfer, child, event.stripe, event.index)
                 self._flow(child, out, now_s)
 
-    def peer_has(self, transfer: Transfer, peer: PeerId, mask: int, out: Outbox, now_s: float) -> None:
+    def peer_has(self, transfer: Transfer, peer: PeerId, mask: int, *, out: Outbox, now_s: float) -> None:
         """A neighbour holds these chunks: they need not be pushed to it, and may be what a source waits to see."""
         backlog = self.backlogs.get(peer)
         if backlog is not None and mask & backlog.given.get(transfer.blob, 0) and transfer.blob in backlog.waiting:
@@ -109,6 +113,12 @@ class Pushes:
         if backlog is not None and transfer is not None:
             backlog.skip(blob, mask & transfer.full())
 
+    def child_left(self, peer: PeerId, blob: Digest, stripe: int) -> None:
+        """A neighbour ended its edge in a stripe."""
+        backlog = self.backlogs.get(peer)
+        if backlog is not None:
+            backlog.drop_stripe(blob, stripe)
+
     def ended(self, event: PushEnded, out: Outbox, now_s: float) -> None:
         """A push is over."""
         push = self._on_way.pop(event.push_id, None)
@@ -121,7 +131,8 @@ class Pushes:
             if push.blob in backlog.given:
                 backlog.given[push.blob] &= ~(1 << push.index)
             if source is not None:
-                source.not_sent(push.stripe, push.index)
+                source.not_sent(push.stripe, push.index, push.peer)
+            self._resting[push.peer] = now_s + self._config.push_rest_s
         if push.peer in self._links.sending.up:
             self._flow(push.peer, out, now_s)
         elif not backlog.on_way and not backlog.waiting:
@@ -130,13 +141,17 @@ class Pushes:
 
     def tend(self, out: Outbox, now_s: float) -> None:
         """Hand out again what is late; dismiss roots that pass nothing on; let a source be pulled from when its time has come."""
+        for peer in [peer for peer, until_s in self._resting.items() if now_s >= until_s]:
+            del self._resting[peer]
+            self._flow(peer, out, now_s)
         for blob, source in self.sources.items():
             for stripe in source.take_back_late(now_s):
                 self._forest.dismiss(blob, stripe, out)
         self.hand_out(out, now_s)
         for blob, source in self.sources.items():
             transfer = self._exchange.transfers[blob]
-            is_linked = any(share.root in self._links.sending.up for share in source.shares.values())
+            roots = [share.root for share in source.shares.values()]
+            is_linked = any(root in self._links.sending.up and root in transfer.listeners for root in roots)
             if is_linked or not transfer.listeners:
                 self._release_at_s[blob] = now_s + self._config.source_patience_s
             if transfer.is_withheld and (source.is_handed_out or now_s >= self._release_at_s[blob]):
@@ -145,7 +160,8 @@ class Pushes:
     @property
     def next_s(self) -> float | None:
         """When something here is due."""
-        times = [at_s for source in self.sources.values() if (at_s := source.next_late_s()) is not None]
+        times = list(self._resting.values())
+        times += [at_s for source in self.sources.values() if (at_s := source.next_late_s()) is not None]
         times += [at_s for blob, at_s in self._release_at_s.items() if self._is_withheld(blob)]
         return min(times, default=None)
 
@@ -208,14 +224,14 @@ class Pushes:
     def _flow(self, peer: PeerId, out: Outbox, now_s: float) -> None:
         """Order what waits for a peer, the newest version first, as far as its window goes."""
         backlog = self.backlogs.get(peer)
-        if backlog is None or peer not in self._links.sending.up:
+        if backlog is None or peer not in self._links.sending.up or peer in self._resting:
             return
         transfers = self._exchange.transfers
         while backlog.waiting and backlog.on_way < self._config.push_window:
             blob = max(backlog.waiting, key=lambda blob: transfers[blob].priority)
             stripe, index = backlog.next(blob)
             if not transfers[blob].holders.get(peer, 0) >> index & 1:
-                self._order(peer, blob, stripe, index, out, now_s)
+                self._order(Push(peer, blob, stripe, index), out, now_s)
 
     def hand_out(self, out: Outbox, now_s: float) -> None:
         """Order first copies, of the newest version first, as far as credit and links go."""
@@ -243,20 +259,21 @@ class Pushes:
             root = source.shares[stripe].root
             backlog = self.backlogs.setdefault(root, Backlog())
             backlog.given[source.blob] = backlog.given.get(source.blob, 0) | 1 << index
-            self._order(root, source.blob, stripe, index, out, now_s)
+            self._order(Push(root, source.blob, stripe, index), out, now_s)
 
     def _held(self, transfer: Transfer, root: PeerId) -> int:
         return transfer.holders.get(root, 0)
 
     def _can_take(self, root: PeerId, transfer: Transfer) -> bool:
         """Whether a root has asked for the blob and has room on its way."""
-        if root not in self._links.sending.up or root not in transfer.listeners:
+        if root not in self._links.sending.up or root not in transfer.listeners or root in self._resting:
             return False
         backlog = self.backlogs.get(root)
         return backlog is None or backlog.on_way < self._config.push_window
 
-    def _order(self, peer: PeerId, blob: Digest, stripe: int, index: int, out: Outbox, now_s: float) -> None:
+    def _order(self, push: Push, out: Outbox, now_s: float) -> None:
         push_id, self._next_id = self._next_id, self._next_id + 1
-        self._on_way[push_id] = Push(peer, blob, stripe, index)
-        self.backlogs[peer].on_way += 1
-        out.add(PushChunk(out.cause, push_id, peer, blob, stripe, index, now_s + self._config.push_deadline_s))
+        self._on_way[push_id] = push
+        self.backlogs[push.peer].on_way += 1
+        deadline_s = now_s + self._config.push_deadline_s
+        out.add(PushChunk(out.cause, push_id, push.peer, push.blob, push.stripe, push.index, deadline_s))

@@ -38,17 +38,20 @@ def next_request(
     transfer: Transfer, sources: Sequence[Source], config: RelayConfig, rng: Rng, *, among: int = -1
 ) -> Request | None:
     """Return the next run to ask for, or None when no peer with room holds a wanted chunk."""
-    ready = [source for source in sources if source.has_room(config, transfer.chunk_bytes)]
+    wanted, chunk_bytes = transfer.wanted & among, transfer.chunk_bytes
     reachable = 0
-    for source in ready:
-        reachable |= transfer.holders.get(source.peer, 0)
-    for level in transfer.availability.rarest(transfer.wanted & reachable & among):
+    ready: list[tuple[Source, int]] = []
+    for source in sources:
+        held = transfer.holders.get(source.peer, 0) & wanted
+        if held and source.has_room(config, chunk_bytes):
+            reachable |= held
+            ready.append((source, held))
+    for level in transfer.availability.rarest(reachable):
         index = random_bit(level, rng)
-        holders = [source for source in ready if transfer.holders.get(source.peer, 0) >> index & 1]
-        source = choose_source(holders, transfer.chunk_bytes, config, rng)
-        count_max = source.run_max(config, transfer.chunk_bytes)
-        held = transfer.wanted & among & transfer.holders[source.peer]
-        return _run_in_block(source, held, index, count_max)
+        bit = 1 << index
+        source = choose_source([source for source, held in ready if held & bit], chunk_bytes, config, rng)
+        count_max = source.run_max(config, chunk_bytes)
+        return _run_in_block(source, transfer.holders[source.peer] & wanted, index, count_max)
     return None
 
 
@@ -84,7 +87,7 @@ def next_hedge(
     ]
     slow.sort(key=lambda fetch: fetch.started_s + fetch.estimate_s)
     overdue = [fetch for fetch in slow if _is_overdue(fetch, config, now_s)]
-    for fetch in overdue + slow[: len(overdue) - 1 : -1]:
+    for fetch in overdue + [fetch for fetch in reversed(slow) if fetch not in overdue]:
         missing = fetch.remaining & ~transfer.have.mask
         if not missing:
             continue

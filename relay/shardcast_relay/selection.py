@@ -20,7 +20,7 @@ from .randomness import Rng
 from .reputation import Reputation
 
 
-@dataclass
+@dataclass(slots=True)
 class Source:
     """A peer that may be asked for chunks now."""
 
@@ -44,23 +44,19 @@ class Source:
 
     def window_bytes(self, config: RelayConfig, chunk_bytes: int) -> int:
         """Return how much may be under way at this peer: bandwidth × delay, and never less than two runs, or one that takes long."""
-        product = self.rate.bytes_per_s * (self.rate.rtt_s + config.window_slack_s)
-        run_bytes = self.run_chunks(config, chunk_bytes) * chunk_bytes
-        runs = 2 if run_bytes < self.rate.bytes_per_s * config.window_run_s else 1
-        return max(min(int(product), config.window_bytes_max), runs * run_bytes)
+        bytes_per_s = self.rate.bytes_per_s
+        return self._window_bytes(config, bytes_per_s, self._run_chunks(config, chunk_bytes, bytes_per_s) * chunk_bytes)
 
     def run_chunks(self, config: RelayConfig, chunk_bytes: int) -> int:
         """Return how many chunks one request to this peer should ask for."""
-        if self.is_carried:
-            size = min(self.rate.bytes_per_s * config.carried_run_time_s, config.carried_run_bytes_max)
-        else:
-            size = min(self.rate.bytes_per_s * config.run_time_s, config.run_bytes_max)
-        return max(int(size) // chunk_bytes, 1)
+        return self._run_chunks(config, chunk_bytes, self.rate.bytes_per_s)
 
     def run_max(self, config: RelayConfig, chunk_bytes: int) -> int:
         """Return how many chunks the next request may ask for: a run, within the window."""
-        room_bytes = self.window_bytes(config, chunk_bytes) - self.owed_bytes
-        return min(self.run_chunks(config, chunk_bytes), room_bytes // chunk_bytes)
+        bytes_per_s = self.rate.bytes_per_s
+        run_chunks = self._run_chunks(config, chunk_bytes, bytes_per_s)
+        room_bytes = self._window_bytes(config, bytes_per_s, run_chunks * chunk_bytes) - self.owed_bytes
+        return min(run_chunks, room_bytes // chunk_bytes)
 
     def deadline_s(self, config: RelayConfig, estimate_s: float) -> float:
         """Return how long a fetch that should take `estimate_s` may take."""
@@ -77,8 +73,21 @@ class Source:
         fetches_max = 1 if self.is_carried or self.reputation.failures_in_a_row else config.fetches_per_peer_max
         if self.fetch_count >= fetches_max or self.is_switching:
             return False
-        run_bytes = self.run_chunks(config, chunk_bytes) * chunk_bytes
-        return self.owed_bytes + run_bytes <= self.window_bytes(config, chunk_bytes)
+        bytes_per_s = self.rate.bytes_per_s
+        run_bytes = self._run_chunks(config, chunk_bytes, bytes_per_s) * chunk_bytes
+        return self.owed_bytes + run_bytes <= self._window_bytes(config, bytes_per_s, run_bytes)
+
+    def _run_chunks(self, config: RelayConfig, chunk_bytes: int, bytes_per_s: float) -> int:
+        if self.is_carried:
+            size = min(bytes_per_s * config.carried_run_time_s, config.carried_run_bytes_max)
+        else:
+            size = min(bytes_per_s * config.run_time_s, config.run_bytes_max)
+        return max(int(size) // chunk_bytes, 1)
+
+    def _window_bytes(self, config: RelayConfig, bytes_per_s: float, run_bytes: int) -> int:
+        product = bytes_per_s * (self.rate.rtt_s + config.window_slack_s)
+        runs = 2 if run_bytes < bytes_per_s * config.window_run_s else 1
+        return max(min(int(product), config.window_bytes_max), runs * run_bytes)
 
 
 def choose_source(holders: Sequence[Source], size_bytes: int, config: RelayConfig, rng: Rng) -> Source:

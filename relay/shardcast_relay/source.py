@@ -35,6 +35,8 @@ class Share:
     unconfirmed: dict[int, float] = field(default_factory=dict)
     #: Times and latencies of the last confirmations.
     confirmed: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_SAMPLES_MAX))
+    #: Chunks that were not passed on in time; others are to have them.
+    late: int = 0
     #: Halved with each chunk that was not passed on in time, recovering with each that was.
     trust: float = 1.0
 
@@ -134,11 +136,11 @@ class Source:
             load = len(share.unconfirmed) / share.credit(self._config, now_s)
             if load >= 1.0 and share.trust < 1.0:
                 continue
-            if load < best_load and self.todo & ~held and share.eta_s(now_s) <= limit_s:
+            if load < best_load and self._fit(share, held) and share.eta_s(now_s) <= limit_s:
                 best, best_load = stripe, load
         if best is None or (best_load >= 1.0 and len(self._stripe_of) >= spare):
             return None
-        candidates = self.todo & ~ready[best]
+        candidates = self._fit(self.shares[best], ready[best])
         index = (candidates & -candidates).bit_length() - 1
         self.todo ^= 1 << index
         self._stripe_of[index] = best
@@ -157,10 +159,10 @@ class Source:
                 share.passed_on(index, now_s)
                 del self._stripe_of[index]
 
-    def not_sent(self, stripe: int, index: int) -> None:
-        """A chunk did not leave: it is handed out again."""
+    def not_sent(self, stripe: int, index: int, root: PeerId) -> None:
+        """A chunk did not leave for a root: it is handed out again."""
         share = self.shares.get(stripe)
-        if share is not None and share.unconfirmed.pop(index, None) is not None:
+        if share is not None and share.root == root and share.unconfirmed.pop(index, None) is not None:
             self._take_back(index)
 
     def take_back_late(self, now_s: float) -> list[int]:
@@ -171,6 +173,7 @@ class Source:
             late = [index for index, given_s in share.unconfirmed.items() if given_s < before_s]
             for index in late:
                 del share.unconfirmed[index]
+                share.late |= 1 << index
                 self._take_back(index)
                 self.repeated_count += 1
             if late:
@@ -214,6 +217,10 @@ class Source:
         left_s = self.todo.bit_count() / sum(known)
         quickest_s = min(share.eta_s(now_s) for share in self.shares.values())
         return max(left_s + self._config.credit_tail_s, quickest_s)
+
+    def _fit(self, share: Share, held: int) -> int:
+        """Return the chunks that a stripe might be given: none again that was late there, as long as there is another."""
+        return self.todo & ~held & (~share.late if len(self.shares) > 1 else -1)
 
     def _take_back(self, index: int) -> None:
         self._stripe_of.pop(index, None)

@@ -13,6 +13,10 @@ from .availability import Availability
 
 #: Of the greatest lag of a push so much is kept with each further push: half of it after 70.
 _LAG_KEPT: Final = 0.99
+#: Holders that are remembered after they were lost: enough to say where a chunk was seen last.
+_LOST_MAX: Final = 8
+#: The pace is counted over spans of at least this length.
+_PACE_SPAN_S: Final = 1.0
 
 
 class Transfer:
@@ -56,6 +60,13 @@ class Transfer:
         self.hedged_count = 0
         #: Chunks that arrived although they were held.
         self.duplicate_count = 0
+        #: Who held what we lack and does so no more, the last one last: what it was, and when it was last known.
+        self.lost: dict[PeerId, tuple[int, float]] = {}
+        #: Chunks that came to be held in a second, of late.
+        self.pace_per_s = 0.0
+        #: When the pace was counted last, with the chunks that were held then; and when anything was looked at.
+        self._paced: tuple[float, int] | None = None
+        self._looked_s = 0.0
 
     @property
     def is_complete(self) -> bool:
@@ -69,26 +80,40 @@ class Transfer:
 
     def ripen(self, now_s: float, grace_s: float) -> float | None:
         """Let the chunks that neighbours have held for `grace_s` become ripe to be pulled; return when the next ones will."""
-        fresh = self.availability.held_by_anyone & ~self.seen_mask
-        if fresh:
-            self.seen_mask |= fresh
-            self.seen.append((now_s, fresh))
-        while self.seen and self.seen[0][0] + grace_s <= now_s:
-            self.ripe |= self.seen.popleft()[1]
-        return self.seen[0][0] + grace_s if self.seen else None
+        self._looked_s = now_s
+        self._count_pace(now_s)
+        held, seen = self.availability.held_by_anyone, self.seen
+        if held != self.seen_mask:
+            fresh = held & ~self.seen_mask
+            if fresh:
+                self.seen_mask |= fresh
+                seen.append((now_s, fresh))
+        while seen:
+            ripens_s = seen[0][0] + grace_s
+            if ripens_s > now_s:
+                return ripens_s
+            self.ripe |= seen.popleft()[1]
+        return None
 
     def push_came(self, index: int, now_s: float) -> None:
         """Learn how long the trees took with a chunk that neighbours hold."""
-        lag_s = next((now_s - seen_s for seen_s, mask in self.seen if mask >> index & 1), 0.0)
+        bit, lag_s = 1 << index, 0.0
+        if self.seen_mask & bit and not self.ripe & bit:
+            lag_s = next((now_s - seen_s for seen_s, mask in self.seen if mask & bit), 0.0)
         self.push_lag_s = max(lag_s, self.push_lag_s * _LAG_KEPT)
 
     def holder_has(self, peer: PeerId, mask: int, *, is_snapshot: bool) -> None:
         """A neighbour holds these chunks; a snapshot replaces what was known of it."""
         before = self.holders.get(peer, 0)
         if is_snapshot:
-            self.availability.remove(before & ~mask)
+            gone = before & ~mask
+            if gone:
+                self.availability.remove(gone)
         new = mask & ~before
-        self.availability.add(new)
+        if new:
+            self.availability.add(new)
+        if peer in self.lost:
+            self._forget_lost(peer, mask)
         self.holders[peer] = mask if is_snapshot else before | new
 
     def holder_lacks(self, peer: PeerId, mask: int) -> None:
@@ -97,12 +122,20 @@ class Transfer:
         if before & mask:
             self.availability.remove(before & mask)
             self.holders[peer] = before & ~mask
+            self._note_lost(peer, before & mask)
 
     def holder_left(self, peer: PeerId) -> None:
         """A neighbour is gone."""
-        self.availability.remove(self.holders.pop(peer, 0))
+        before = self.holders.pop(peer, 0)
+        self.availability.remove(before)
+        # a source has all of it, also while it does not show that
+        self._note_lost(peer, self.full() if peer in self.followers else before)
         for peers in (self.listeners, self.followers, self.answered, self.unanswered):
             peers.pop(peer, None)
+
+    def last_holder(self, mask: int) -> tuple[PeerId, float] | None:
+        """Return who of those that were lost held some of these chunks last, and when it was last known to."""
+        return next(((peer, at_s) for peer, (held, at_s) in reversed(self.lost.items()) if held & mask), None)
 
     def chunk_verified(self, index: int) -> bool:
         """Mark a chunk held and return whether it is new."""
@@ -138,3 +171,26 @@ class Transfer:
         if self.wanted & (self.have.mask | under_way) or self.wanted | self.have.mask | under_way != self.full():
             raise InvariantViolated(f"chunks of blob {self.blob.hex()[:12]} are in two states or in none")
         self.availability.check(self.holders.values())
+
+    def _note_lost(self, peer: PeerId, mask: int) -> None:
+        mask &= ~self.have.mask
+        if not mask:
+            return
+        before, _ = self.lost.pop(peer, (0, 0.0))
+        self.lost[peer] = (before | mask, self._looked_s)
+        if len(self.lost) > _LOST_MAX:
+            del self.lost[next(iter(self.lost))]
+
+    def _forget_lost(self, peer: PeerId, mask: int) -> None:
+        """A holder that was lost holds these chunks again."""
+        before, at_s = self.lost[peer]
+        if before & ~mask:
+            self.lost[peer] = (before & ~mask, at_s)
+        else:
+            del self.lost[peer]
+
+    def _count_pace(self, now_s: float) -> None:
+        since_s, held = self._paced or (now_s, self.have.held)
+        if self._paced is None or now_s - since_s >= _PACE_SPAN_S:
+            self.pace_per_s = (self.have.held - held) / max(now_s - since_s, _PACE_SPAN_S)
+            self._paced = (now_s, self.have.held)

@@ -138,13 +138,13 @@ class Forest:
         """Forget a neighbour in all trees."""
         self._early.pop(peer, None)
         for stripes in self.blobs.values():
-            stripes.heard.pop(peer, None)
-            for stripe in [stripe for stripe, (asked, _) in stripes.asked.items() if asked == peer]:
-                del stripes.asked[stripe]
-            for stripe in list(stripes.children.get(peer, ())):
-                self._lose_child(stripes, peer, stripe)
-            for stripe in [stripe for stripe, parent in stripes.parents.items() if parent.peer == peer]:
-                self._lose_parent(stripes, stripe, out, now_s)
+            self._forget(stripes, peer, out, now_s)
+
+    def cancelled(self, peer: PeerId, blob: Digest, out: Outbox, now_s: float) -> None:
+        """A neighbour has closed a blob."""
+        self._early.get(peer, {}).pop(blob, None)
+        if blob in self.blobs:
+            self._forget(self.blobs[blob], peer, out, now_s)
 
     # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class Forest:
                     del stripes.asked[stripe]
                     if stripe != ANY:  # an answer that is late must not make a parent that we do not know of
                         out.send(peer, Detach(stripes.blob, stripe))
-                    stripes.declined[peer, stripe] = now_s + self._config.attach_patience_s
+                    stripes.declined[peer, stripe] = now_s + self._config.attach_silence_s
             rested = [key for key, until_s in stripes.declined.items() if now_s >= until_s]
             for key in rested:
                 del stripes.declined[key]
@@ -259,6 +259,16 @@ class Forest:
             self._tell_soon(self.blobs[blob], now_s)
 
     # --- inside ---------------------------------------------------------------------------------------------------------
+
+    def _forget(self, stripes: Stripes, peer: PeerId, out: Outbox, now_s: float) -> None:
+        """Take a neighbour out of the trees of a blob."""
+        stripes.heard.pop(peer, None)
+        for stripe in [stripe for stripe, (asked, _) in stripes.asked.items() if asked == peer]:
+            del stripes.asked[stripe]
+        for stripe in list(stripes.children.get(peer, ())):
+            self._lose_child(stripes, peer, stripe)
+        for stripe in [stripe for stripe, parent in stripes.parents.items() if parent.peer == peer]:
+            self._lose_parent(stripes, stripe, out, now_s)
 
     def _heard(self, stripes: Stripes, peer: PeerId, trees: Trees) -> None:
         stripes.heard[peer] = trees

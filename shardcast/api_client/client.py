@@ -87,6 +87,14 @@ class ApiClient:
         """
         return object_of(self._transport.call("GET", _version_path(channel, selector)))
 
+    def tree(self, channel: str, selector: str) -> View:
+        """Return who feeds whom with a version, as the node sees it.
+
+        Raises:
+            NotFound: No such channel or version.
+        """
+        return object_of(self._transport.call("GET", f"{_version_path(channel, selector)}/tree"))
+
     def wait(
         self,
         channel: str,

@@ -82,6 +82,8 @@ class BulkLinks:
         self._links: dict[Key, Link] = {}
         #: The last report of each key that still waits for something.
         self._reports: dict[Key, asyncio.Task[None]] = {}
+        #: Control bytes (sent, received) of the links that are gone.
+        self._past_control_bytes = (0, 0)
         self._is_closed = False
 
     async def open(self, peer: PeerId, addresses: Sequence[str], *, is_sending: bool, timeout_s: float) -> None:
@@ -173,6 +175,19 @@ class BulkLinks:
     def stats(self) -> list[LinkStats]:
         """Return the counts of every link that is up."""
         return [link.stats() for link in self._links.values()]
+
+    @property
+    def control_bytes(self) -> tuple[int, int]:
+        """Control bytes (sent, received) over all links since the start."""
+        sent, received = self._past_control_bytes
+        for stats in self.stats():
+            sent, received = sent + stats.control_sent_bytes, received + stats.control_received_bytes
+        return sent, received
+
+    @property
+    def uplink_bytes_per_s(self) -> float | None:
+        """The rate that uploads are paced at; None when they are not."""
+        return self._bucket.rate_bytes_per_s
 
     def accept(self, door: Door) -> asyncio.BufferedProtocol:
         """Return what reads a connection that began as a link does; for the gate."""
@@ -270,6 +285,8 @@ class BulkLinks:
         key = (link.peer, link.is_sending)
         if self._links.get(key) is link:
             del self._links[key]
+        stats, (sent, received) = link.stats(), self._past_control_bytes
+        self._past_control_bytes = (sent + stats.control_sent_bytes, received + stats.control_received_bytes)
         error = link.error
         _log.info("link_closed", peer=link.peer, is_sending=link.is_sending, error=error and error.message)
         self._report(key, self._tell_closed, link)

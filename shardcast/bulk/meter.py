@@ -51,5 +51,5 @@ class Meter:
     def _turn(self, now_s: float) -> None:
         elapsed_s = now_s - self._since_s
         if elapsed_s >= _SPAN_S:
-            self._rate = self._span_bytes / elapsed_s
+            self._rate = self._span_bytes / elapsed_s if elapsed_s < 2 * _SPAN_S else 0.0
             self._since_s, self._span_bytes = now_s, 0

@@ -265,7 +265,9 @@ class Outlet:
             self._watch()
             return False
         size = self._bucket.slice_bytes
-        if self._lacking_bytes < 1.5 * size:  # a little rest would have to queue again, behind a slice of every other link
+        if (
+            self._lacking_bytes < 1.5 * size
+        ):  # a little rest would have to queue again, behind a slice of every other link
             size = self._lacking_bytes
         delay_s = self._bucket.reserve(size)
         self._granted_bytes = size

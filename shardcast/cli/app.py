@@ -99,6 +99,12 @@ def _peers(given: argparse.Namespace) -> None:
     peers(_session(given))
 
 
+def _tree(given: argparse.Namespace) -> None:
+    from .tree import tree
+
+    tree(_session(given), given.version)
+
+
 def _top(given: argparse.Namespace) -> None:
     from .top import top
 
@@ -165,6 +171,7 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], None]]] = {
     "show": _show,
     "status": _status,
     "peers": _peers,
+    "tree": _tree,
     "top": _top,
     "check": _check,
     "verify": _verify,

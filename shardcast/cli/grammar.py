@@ -121,6 +121,13 @@ def _build_looking(commands: Any) -> None:
     )
     parser = _add_asking(
         commands,
+        "tree",
+        "show who feeds whom with a version",
+        "Show who feeds the node with a version, and whom it feeds, with the rate of each link over the last second.",
+    )
+    flags.add_version(parser)
+    parser = _add_asking(
+        commands,
         "top",
         "watch the node at work",
         "Watch versions and neighbours as bytes flow. On a terminal until Ctrl-C, else one look.",

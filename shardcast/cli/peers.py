@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from shardcast.api_client import View
 
 from .output import print_note, print_result, size_text, table
 from .session import Session
 
+#: Characters of a peer id that are shown where there is little room.
+_PEER_CHARS: Final = 10
 _HEADER = ("PEER", "ROLES", "SERVES AT", "RATE", "RECEIVED", "SENT", "SUCCESS", "STATE")
 
 
@@ -21,6 +25,11 @@ def peers(session: Session) -> None:
 def rate_text(rate_bytes_per_s: float | None) -> str:
     """Return a rate for people; "-" for one that is not known."""
     return "-" if rate_bytes_per_s is None else f"{size_text(rate_bytes_per_s)}/s"
+
+
+def short_peer(peer: str) -> str:
+    """Return the end of a peer id: they begin alike."""
+    return f"…{peer[-_PEER_CHARS:]}"
 
 
 def success_text(view: View) -> str:

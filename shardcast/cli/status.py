@@ -50,5 +50,6 @@ def _channel_lines(channel: View) -> Iterator[str]:
 def _version(view: View) -> str:
     text = f"step {view['step']} (seq {view['seq']}, {size_text(view['bytes'])}): {view['state']}"
     if view["state"] == "complete":
-        return text
+        # an origin says here what it still hands out
+        return text if view["explain"] == "complete" else f"{text}; {view['explain']}"
     return f"{text}, {share_text(view['have_chunks'], view['chunks'])} here; {view['explain']}"

@@ -9,13 +9,11 @@ from shardcast.api_client import View
 
 from .look import Look
 from .output import printable, share_text, size_text, table
-from .peers import peer_state, rate_text, success_text
+from .peers import peer_state, rate_text, short_peer, success_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-#: Characters of a peer id that are shown: they begin alike, and end in what tells them apart.
-_PEER_CHARS: Final = 10
 _VERSIONS: Final = ("VERSION", "SEQ", "SIZE", "HERE", "STATE", "WAITS FOR")
 _PEERS: Final = ("PEER", "ROLES", "SERVES AT", "DOWN", "UP", "RECEIVED", "SENT", "SUCCESS", "STATE")
 
@@ -59,7 +57,7 @@ def _headline(look: Look) -> str:
     status = look.now.status
     store = f"; STORE: {status['store_error']}" if status["store_error"] else ""
     return (
-        f"{','.join(status['roles'])} {_short(status['peer_id'])} at {status['serve']}:"
+        f"{','.join(status['roles'])} {short_peer(status['peer_id'])} at {status['serve']}:"
         f" down {rate_text(look.received_bytes_per_s)}, up {rate_text(look.sent_bytes_per_s)};"
         f" {status['neighbours']} neighbours, {status['uploads_running']} uploads{store}"
     )
@@ -92,10 +90,6 @@ def _peer_rows(look: Look) -> list[tuple[str, ...]]:
     for view in look.now.peers:
         down, up = look.peer_rates[view["peer"]]
         received, sent = size_text(view["received_bytes"]), size_text(view["sent_bytes"])
-        names = (_short(view["peer"]), ",".join(view["roles"]) or "-", view["serve"] or "-")
+        names = (short_peer(view["peer"]), ",".join(view["roles"]) or "-", view["serve"] or "-")
         rows.append((*names, rate_text(down), rate_text(up), received, sent, success_text(view), peer_state(view)))
     return rows
-
-
-def _short(peer: str) -> str:
-    return f"…{peer[-_PEER_CHARS:]}"

@@ -214,6 +214,13 @@ _VERSION_OPERATIONS: Final = (
     ),
     Operation(
         method="get",
+        path=f"{_VERSION}/tree",
+        summary="Who feeds whom with a version, as the node sees it.",
+        content=_json(reference(facade.TreeView)),
+        problems=(404, 507),
+    ),
+    Operation(
+        method="get",
         path=f"{_VERSION}/manifest",
         summary="The encoded manifest.",
         content=(("application/octet-stream", _BYTES),),

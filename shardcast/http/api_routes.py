@@ -9,6 +9,7 @@
     GET    /v1/channels/{channel}/versions
     POST   /v1/channels/{channel}/versions                          publish; see `api_streams`
     GET    /v1/channels/{channel}/versions/{selector}[?wait=S]      with `wait`: once it is complete, or after S seconds
+    GET    /v1/channels/{channel}/versions/{selector}/tree          who feeds whom with it
     GET    /v1/channels/{channel}/versions/{selector}/manifest      the encoded manifest, named by its ETag
     GET    /v1/channels/{channel}/versions/{selector}/files/{path}  bytes; conditions as in `api_ranges`
     POST   /v1/channels/{channel}/versions/{selector}/lease         201
@@ -132,6 +133,8 @@ class ApiRoutes:
         match below:
             case []:
                 return {"GET": lambda request: self._answer_version(channel, selector, wait_s)}
+            case ["tree"]:
+                return {"GET": _reading(lambda: self._facade.tree(channel, selector))}
             case ["manifest"]:
                 return {"GET": lambda request: self._answer_manifest(request, channel, selector)}
             case ["lease"]:

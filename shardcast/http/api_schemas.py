@@ -24,6 +24,11 @@ VIEWS: Final[tuple[type, ...]] = (
     facade.SpoolView,
     facade.VerifyView,
     facade.GcView,
+    facade.TreeView,
+    facade.HandingOutView,
+    facade.StripeView,
+    facade.ChildView,
+    facade.LinkView,
 )
 _PLAIN: Final[dict[object, str]] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 

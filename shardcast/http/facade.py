@@ -22,12 +22,15 @@ from typing import Protocol
 from shardcast.http.views import (
     ChannelStatus,
     ChannelView,
+    ChildView,
     EventKind,
     EventsView,
     EventView,
     Freshness,
     GcView,
+    HandingOutView,
     LeaseView,
+    LinkView,
     OpenFile,
     PeerView,
     ProgressFn,
@@ -37,6 +40,8 @@ from shardcast.http.views import (
     PublishView,
     SpoolView,
     StatusView,
+    StripeView,
+    TreeView,
     VerifyView,
     VersionState,
     VersionView,
@@ -46,12 +51,15 @@ __all__ = [
     "NodeFacade",
     "ChannelStatus",
     "ChannelView",
+    "ChildView",
     "EventKind",
     "EventView",
     "EventsView",
     "Freshness",
     "GcView",
+    "HandingOutView",
     "LeaseView",
+    "LinkView",
     "OpenFile",
     "PeerView",
     "ProgressFn",
@@ -61,6 +69,8 @@ __all__ = [
     "PublishView",
     "SpoolView",
     "StatusView",
+    "StripeView",
+    "TreeView",
     "VerifyView",
     "VersionState",
     "VersionView",
@@ -88,6 +98,14 @@ class NodeFacade(Protocol):
 
     def version(self, channel: str, selector: str) -> VersionView:
         """Return one version.
+
+        Raises:
+            ConfigError: The selector is none.
+            NotFound: No such channel or version.
+        """
+
+    def tree(self, channel: str, selector: str) -> TreeView:
+        """Return who feeds whom with a version, as this node sees it.
 
         Raises:
             ConfigError: The selector is none.

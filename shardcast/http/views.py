@@ -55,6 +55,8 @@ class _VersionFields(TypedDict):
     bytes_from_peers: int
     chunks_verified: int
     duplicate_chunks: int
+    #: When the first of its chunks was verified here, since the node has started; None until then.
+    first_chunk_at: float | None
     #: Whether the operator keeps it from retention.
     pinned: bool
 
@@ -143,6 +145,81 @@ class PeerView(TypedDict):
     #: Seconds that it is still refused for; 0 when it is not.
     quarantined_for_s: float
     in_flight_bytes: int
+
+
+class StripeView(TypedDict):
+    """The place of a node in one stripe: a share of a version's chunks, which has its own tree."""
+
+    stripe: int
+    #: Who feeds this node; None while nobody does, and at a source.
+    parent: str | None
+    #: Below the source, whose own is 0; None without a parent.
+    depth: int | None
+    #: Who is fed from here.
+    children: list[str]
+    #: At a source with a root in this stripe: chunks handed out and not yet seen passed on, and how many may be; else None.
+    chunks_out: int | None
+    credit: int | None
+
+
+class ChildView(TypedDict):
+    """A peer that a node feeds, whatever stripes it is fed in."""
+
+    peer: str
+    stripes: list[int]
+    #: Chunks of this version that wait for it.
+    waiting_chunks: int
+    #: Pushes on their way to it, of all versions; chunks that found no room to wait and are left to the mesh.
+    pushes_on_way: int
+    overflow_chunks: int
+
+
+class LinkView(TypedDict):
+    """A neighbour, with the bulk links to it. Rates are over all versions, of the last second or so."""
+
+    peer: str
+    roles: list[str]
+    #: Whether the link is up by which chunks come, and the one by which they go.
+    is_receiving: bool
+    is_sending: bool
+    received_bytes_per_s: float
+    sent_bytes_per_s: float
+
+
+class HandingOutView(TypedDict):
+    """How far a source is with the first copies of a version."""
+
+    #: Chunks that nobody was given yet; chunks that were, and that no third node has yet.
+    chunks_left: int
+    chunks_out: int
+    #: How often a chunk was given a second time.
+    repeated_chunks: int
+
+
+class TreeView(TypedDict):
+    """Who feeds whom with a version, as one node sees it."""
+
+    peer_id: str
+    channel: str
+    channel_id: str
+    seq: int
+    step: int
+    manifest: str
+    state: VersionState
+    chunks: int
+    have_chunks: int
+    explain: str
+    #: Whether the first copies come from this node, and how far that is.
+    is_source: bool
+    handing_out: HandingOutView | None
+    #: All of them, also those without a parent; empty while the version is not open here.
+    stripes: list[StripeView]
+    children: list[ChildView]
+    #: The neighbours, linked or not.
+    links: list[LinkView]
+    #: How many links are up by which chunks come, and by which they go.
+    links_receiving: int
+    links_sending: int
 
 
 class PublishView(TypedDict):

@@ -107,6 +107,7 @@ class Catalog:
             "bytes_from_peers": sources["peers"],
             "chunks_verified": local.chunks_verified if local else 0,
             "duplicate_chunks": local.duplicate_chunks if local else 0,
+            "first_chunk_at": local.first_chunk_at_s if local else None,
             "pinned": row.manifest in (self._store.pinned() if pinned is None else pinned),
             "path": str(held.path) if held is not None and state == "complete" else None,
         }
@@ -151,9 +152,16 @@ class Catalog:
         if local is None:
             if held is not None and held.error:
                 return held.error
-            return "superseded or deleted" if state == "gone" else "its manifest is on its way"
+            if state == "gone":
+                return "superseded or deleted"
+            if not self._shell.machine.membership.active:
+                return "its manifest is missing, no neighbour"
+            return "its manifest is on its way"
         if local.error:
             return local.error
+        refusal = self._shell.versions.store_error
+        if refusal is not None and state == "staging":
+            return f"our disk refused: {refusal}"
         return self._shell.machine.explain(local.manifest.blob.id)
 
     def _bytes_by_source(self, local: LocalVersion | None) -> dict[Literal["origin", "peers"], int]:

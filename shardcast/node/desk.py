@@ -25,6 +25,7 @@ from shardcast.http.facade import (
     PublishView,
     SpoolView,
     StatusView,
+    TreeView,
     VerifyView,
     VersionView,
 )
@@ -40,6 +41,7 @@ from .checkup import verify
 from .figures import FigureReader
 from .housekeeping import Housekeeping
 from .journal import Journals
+from .places import tree_view
 from .publications import Publications
 from .publishable import Publishable
 from .publisher import Publisher
@@ -169,6 +171,10 @@ class Desk:
         """Return one version."""
         followed = self._catalog.channel(channel)
         return self._catalog.view(followed, self._catalog.head(followed, selector))
+
+    def tree(self, channel: str, selector: str) -> TreeView:
+        """Return who feeds whom with a version."""
+        return tree_view(self._shell, self.version(channel, selector), roles_of=self._roles_of)
 
     async def wait(self, channel: str, selector: str, timeout_s: float) -> VersionView:
         """Return a version once it is complete or failed here, or after `timeout_s` as it is then."""

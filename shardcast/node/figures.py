@@ -16,6 +16,7 @@ from shardcast.store.faults import free_bytes
 from shardcast_proto.ids import Digest
 from shardcast_proto.trust import Freshness
 
+from .places import bulk_links
 from .traffic import Traffic
 
 
@@ -47,6 +48,7 @@ class FigureReader:
             states[row.manifest] = row.state
             sizes[row.state] += row.bytes
             counts[row.state] += 1
+        links = bulk_links(shell)
         reputations = shell.machine.downloads.reputations.values()
         return Figures(
             release=__version__,
@@ -67,8 +69,25 @@ class FigureReader:
             store_free_bytes=free_bytes(self._store.data_dir),
             store_bytes=sizes,
             store_versions=counts,
+            control_bytes=self._control_bytes(),
+            pushed_chunks={outcome.value: count for outcome, count in shell.push_outcomes.items()},
+            links={
+                "receiving": len(shell.machine.links.receiving.up),
+                "sending": len(shell.machine.links.sending.up),
+            },
+            uplink_bytes_per_s=(links.uplink_bytes_per_s or 0.0) if links is not None else 0.0,
             channels=[self._channel(channel, states) for channel in shell.channels.values()],
         )
+
+    def _control_bytes(self) -> dict[tuple[str, str], int]:
+        shell, links = self._shell, bulk_links(self._shell)
+        sent, received = (0, 0) if links is None else links.control_bytes
+        return {
+            ("sent", "link"): sent,
+            ("received", "link"): received,
+            ("sent", "libp2p"): shell.control_sent_bytes,
+            ("received", "libp2p"): shell.control_received_bytes,
+        }
 
     def _channel(self, channel: FollowedChannel, states: Mapping[Digest, str]) -> ChannelFigures:
         heads = self._store.heads(channel.id, limit=64)

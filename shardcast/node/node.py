@@ -141,12 +141,11 @@ class Node:
         self._opened.append(api.aclose)
         identity.api = f"http://{_join(*await api.start(*split_endpoint(config.api)))}"
         self._opened.append(self._tasks.aclose)
-        self._tasks.spawn(housekeeping.run(), is_vital=True)
-        self._tasks.spawn(desk.journals.run(), is_vital=True)
         if config.up_mbps is None:
             watch = UplinkWatch(links, bucket, on_found=lambda rate: shell.tell(UplinkMeasured(rate)))
             self._tasks.spawn(watch.run(), is_vital=True)
-        self._tasks.spawn(housekeeping.renew_beacons(), is_vital=True)
+        for chore in (housekeeping.run(), desk.journals.run(), housekeeping.renew_beacons()):
+            self._tasks.spawn(chore, is_vital=True)
         self._tasks.spawn(housekeeping.retain())
         return {"ready": True, "peer_id": key.peer, "p2p": p2p_addresses[0], "serve": serve, "api": identity.api}
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
@@ -38,9 +40,11 @@ from shardcast_relay.events import (
     GoodbyeReceived,
     HelloReceived,
     MessageReceived,
+    Outcome,
     PeerConnected,
     PeerDisconnected,
     PeersReceived,
+    PushEnded,
     Started,
     Ticked,
 )
@@ -59,6 +63,9 @@ from .versions import Versions
 from .wires import ControlWire, DataWire
 
 _TRUST_MESSAGES = messages.GetHead | messages.HeadIs | messages.GetRoot | messages.RootIs
+
+#: The length in front of each control frame.
+_PREFIX_BYTES: Final = 4
 
 _log = structlog.get_logger("shardcast.shell")
 
@@ -100,7 +107,7 @@ class Shell:
             tell=self.tell,
             take_object=self.opener.take_manifest,
         )
-        self._pushes = Pushes(versions, lander=self._lander, tell=self._tell_if_open)
+        self._pushes = Pushes(versions, lander=self._lander, tell=self._tell_of_push)
         self.linked = Linked(
             fetcher=self.fetcher,
             pushes=self._pushes,
@@ -113,6 +120,10 @@ class Shell:
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         #: Control messages that no queue had room for.
         self.dropped_messages = 0
+        #: Control frames by libp2p, with their prefixes.
+        self.control_sent_bytes = self.control_received_bytes = 0
+        #: How the chunks that were pushed from here ended.
+        self.push_outcomes: Counter[Outcome] = Counter()
         self._timer: asyncio.TimerHandle | None = None
         self._p2p: ControlWire | None = None
         self._contacts: Contacts | None = None
@@ -228,6 +239,13 @@ class Shell:
             return
         if self._p2p is None or not self._p2p.send(peer, payload):
             self.dropped_messages += 1
+        else:
+            self.control_sent_bytes += _PREFIX_BYTES + len(payload)
+
+    def _tell_of_push(self, event: Event) -> None:
+        if isinstance(event, PushEnded):
+            self.push_outcomes[event.outcome] += 1
+        self._tell_if_open(event)
 
     def _tell_if_open(self, event: Event) -> None:
         if not self._is_closed:
@@ -299,6 +317,7 @@ class Shell:
 
     def frame_received(self, peer: PeerId, payload: bytes) -> None:
         """A control frame came; nonsense costs the peer its connection."""
+        self.control_received_bytes += _PREFIX_BYTES + len(payload)
         if self._is_closed or peer in self._hanging_up:
             return
         try:

@@ -28,6 +28,7 @@ from shardcast.http.facade import (
     PublishView,
     SpoolView,
     StatusView,
+    TreeView,
     VerifyView,
     VersionView,
 )
@@ -96,6 +97,7 @@ class Version:
             bytes_from_peers=manifest.total_bytes,
             chunks_verified=chunks,
             duplicate_chunks=0,
+            first_chunk_at=1000.5,
             pinned=self.is_pinned,
             path=str(self.root) if self.is_complete else None,
         )
@@ -164,6 +166,28 @@ class FolderNode:
 
     def version(self, channel: str, selector: str) -> VersionView:
         return self._find(channel, selector).view()
+
+    def tree(self, channel: str, selector: str) -> TreeView:
+        view = self.version(channel, selector)
+        return TreeView(
+            peer_id="12D3KooWself",
+            channel=CHANNEL,
+            channel_id=CHANNEL_ID,
+            seq=view["seq"],
+            step=view["step"],
+            manifest=view["manifest"],
+            state=view["state"],
+            chunks=view["chunks"],
+            have_chunks=view["have_chunks"],
+            explain=view["explain"],
+            is_source=False,
+            handing_out=None,
+            stripes=[],
+            children=[],
+            links=[],
+            links_receiving=0,
+            links_sending=0,
+        )
 
     async def wait(self, channel: str, selector: str, timeout_s: float) -> VersionView:
         self.versions(channel)

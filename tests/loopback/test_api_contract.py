@@ -28,6 +28,7 @@ async def test_views_arrive_as_the_node_gave_them(node, client):
     assert await asyncio.to_thread(client.channels) == node.channels()
     assert await asyncio.to_thread(client.versions, CHANNEL) == node.versions(CHANNEL)
     assert await asyncio.to_thread(client.version, CHANNEL, "seq:1") == node.version(CHANNEL, "seq:1")
+    assert await asyncio.to_thread(client.tree, CHANNEL, "10") == node.tree(CHANNEL, "10")
     manifest = await asyncio.to_thread(client.manifest, CHANNEL, "latest")
     assert manifest == node.manifest_bytes(CHANNEL, "latest")
 

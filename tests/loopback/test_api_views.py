@@ -46,6 +46,14 @@ async def test_each_selector_finds_its_version(node, call):
     assert (await call("GET", f"{VERSIONS}/10")).json == older
 
 
+async def test_a_tree_is_of_one_version(node, call):
+    assert (await call("GET", f"{VERSIONS}/seq:1/tree")).json == node.tree(CHANNEL, "10")
+    (await call("GET", f"{VERSIONS}/99/tree")).problem(404)
+    (await call("GET", f"{VERSIONS}/wrong/tree")).problem(400)
+    (await call("GET", f"{VERSIONS}/10/tree/x")).problem(404)
+    assert (await call("POST", f"{VERSIONS}/10/tree")).headers["allow"] == "GET, HEAD"
+
+
 async def test_head_answers_like_get_without_the_body(call):
     for target in ("/livez", "/v1/status", VERSIONS, f"{VERSIONS}/latest"):
         whole, head = await call("GET", target), await call("HEAD", target)

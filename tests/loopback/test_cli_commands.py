@@ -109,6 +109,19 @@ async def test_a_daemon_that_stops_in_mid_publication_says_so(tmp_path, capsys):
     assert (out, len(err.splitlines())) == ("", 1)
 
 
+# --- tree ---
+
+
+async def test_tree_prints_the_view_of_one_version(tmp_path, capsys):
+    node = folder_node(tmp_path)
+    async with asked(node) as api:
+        code, view = await run_json(capsys, "tree", f"{CHANNEL}#1", "--api", api)
+        assert (code, view) == (0, node.tree(CHANNEL, "seq:1"))
+        assert await run("tree", CHANNEL, "--api", api) == 0
+        assert capsys.readouterr().out.startswith(f"{CHANNEL}@20, seq 2: complete; all here\n")
+        assert [await run("tree", name, "--api", api) for name in (f"{CHANNEL}@99", "none", "a b")] == [4, 4, 2]
+
+
 # --- wait ---
 
 

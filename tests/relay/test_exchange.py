@@ -6,10 +6,19 @@ import pytest
 
 from shardcast_proto.hashing import digest_of
 from shardcast_proto.limits import CHUNKS_MAX
-from shardcast_proto.messages import Cancel, Done, GetHead, Have, Rate, RootIs, Want
+from shardcast_proto.messages import Adopt, Cancel, Done, GetHead, Have, Rate, RootIs, Trees, Want
 from shardcast_relay import RelayConfig
 from shardcast_relay.commands import CancelFetch, FetchChunks
-from shardcast_relay.events import BlobClosed, BlobOpened, ChunkVerified, PeerDisconnected
+from shardcast_relay.events import (
+    BlobClosed,
+    BlobOpened,
+    ChunkVerified,
+    LinkOpened,
+    Outcome,
+    PeerDisconnected,
+    PushArrived,
+    PushBegan,
+)
 
 from .parts import BLOB, CHUNK, Node, chunks, fetches, hangups, peer, sent
 
@@ -271,3 +280,132 @@ def test_the_largest_blob_is_handled_in_little_time_for_each_chunk():
     for _ in range(200):
         waiting += fetches(node.finish(waiting.pop(0)))
     assert node.machine.downloads.transfers[BLOB].have.held >= 200
+
+
+# --- what is withheld ---
+
+
+def publish(node: Node, count: int = 4) -> None:
+    """Open a blob as its source."""
+    node.tell(BlobOpened(BLOB, count, CHUNK, (1 << count) - 1, is_source=True))
+
+
+def test_what_a_source_withholds_is_shown_to_nobody():
+    node = Node()
+    node.meet(1)
+    node.hear(1, Want(BLOB))
+    publish(node)
+    node.meet(2)
+    answers = sent(node.hear(2, Want(BLOB)), 2)
+    assert answers == [Have(BLOB, (), is_snapshot=True)]
+    assert node.machine.exchange.transfers[BLOB].is_withheld
+
+
+def test_what_is_released_is_shown_to_all_and_in_every_answer_from_then_on():
+    node = Node()
+    node.meet(1, 2)
+    publish(node)
+    node.hear(1, Want(BLOB))
+    told = node.wait(2 * CONFIG.source_patience_s)
+    assert Done(BLOB) in sent(told, 1) and Done(BLOB) in sent(told, 2)
+    node.meet(3)
+    assert Have(BLOB, ((0, 4),), is_snapshot=True) in sent(node.hear(3, Want(BLOB)), 3)
+
+
+def test_a_withheld_blob_that_is_closed_takes_back_nothing_that_was_never_said():
+    node = Node()
+    node.meet(1)
+    publish(node)
+    assert Have(BLOB, (), is_snapshot=True) not in sent(node.tell(BlobClosed(BLOB)), 1)
+
+
+def test_a_complete_blob_of_a_relay_is_shown_at_once():
+    node = Node()
+    node.meet(1)
+    assert Done(BLOB) in sent(node.open(4, 0b1111), 1)
+
+
+# --- sources that look whether their chunks are passed on ---
+
+
+def fed(node: Node, source: int, *indices: int) -> None:
+    """Let a source push chunks to us."""
+    for index in indices:
+        node.tell(PushBegan(peer(source), BLOB, 0, index))
+        node.tell(PushArrived(peer(source), BLOB, 0, index, Outcome.DONE, CHUNK))
+
+
+def haves(commands: list, to: int) -> list[Have]:
+    """Return the have-updates sent to one peer."""
+    return [message for message in sent(commands, to) if isinstance(message, Have)]
+
+
+def well_fed(*, is_linked: bool = True) -> Node:
+    """A node below the source 1 that everybody listens to: the source 2, which wants nothing, and the relay 3, which wants all."""
+    node = Node()
+    node.meet(1, 2, 3)
+    node.open(40)
+    for number in (1, 2):
+        node.hear(number, Trees(BLOB, (0,), CONFIG.stripes))
+    node.hear(1, Adopt(BLOB, 0, 1))
+    node.hear(3, Want(BLOB))
+    if is_linked:
+        node.tell(*(LinkOpened(peer(number), False) for number in (1, 2, 3)))
+    node.wait(CONFIG.have_interval_s)
+    return node
+
+
+def test_a_source_is_told_of_chunks_although_it_wants_none():
+    node = well_fed()
+    fed(node, 1, 7)
+    assert haves(node.wait(CONFIG.have_interval_s), 2) == [Have(BLOB, ((7, 1),))]
+
+
+def test_over_bulk_links_chunks_are_told_sooner():
+    for is_linked, interval_s in ((True, CONFIG.have_interval_linked_s), (False, CONFIG.have_interval_s)):
+        node = well_fed(is_linked=is_linked)
+        fed(node, 1, 7)
+        assert haves(node.wait(interval_s * 0.9), 2) == []
+        assert haves(node.wait(interval_s * 0.2), 2) != []
+
+
+def test_one_neighbour_without_a_link_is_spared_the_many_messages():
+    node = well_fed()
+    node.meet(4)
+    fed(node, 1, 7)
+    assert haves(node.wait(CONFIG.have_interval_s * 0.9), 2) == []
+    assert haves(node.wait(CONFIG.have_interval_s * 0.2), 2) != []
+
+
+def test_where_the_trees_bring_everything_the_others_hear_less_often_than_the_sources():
+    node = well_fed()
+    heard: dict[int, list[Have]] = {2: [], 3: []}
+    for index in range(20):
+        fed(node, 1, index)
+        told = node.wait(CONFIG.have_interval_linked_s)
+        for number, messages in heard.items():
+            messages += haves(told, number)
+    told = node.wait(CONFIG.have_interval_s + CONFIG.have_interval_linked_s)
+    for number, messages in heard.items():
+        messages += haves(told, number)
+        named = [
+            index for message in messages for first, count in message.runs for index in range(first, first + count)
+        ]
+        assert named == list(range(20)), "each chunk is told once"
+    assert 2 * len(heard[3]) < len(heard[2])
+
+
+def test_where_a_stripe_has_no_parent_the_others_hear_as_often_as_the_sources():
+    node = well_fed()
+    node.hear(3, Trees(BLOB, (0, 1), 0))  # a stripe that we are not in
+    fed(node, 1, 7)
+    node.wait(CONFIG.have_interval_linked_s)
+    fed(node, 1, 8)
+    assert haves(node.wait(CONFIG.have_interval_linked_s), 3) == [Have(BLOB, ((8, 1),))]
+
+
+def test_a_source_that_leaves_is_told_no_more():
+    node = well_fed()
+    node.tell(PeerDisconnected(peer(2)))
+    fed(node, 1, 7)
+    assert haves(node.wait(CONFIG.have_interval_s), 2) == []

@@ -187,3 +187,22 @@ def test_the_most_overdue_fetch_is_hedged_first():
     table.add(second)
     found = next_hedge(blob, sources(1, 2, 3), table, CONFIG, now_s=2.0)
     assert found is not None and found[0] is second
+
+
+def test_an_overdue_fetch_is_hedged_before_one_that_another_would_end_sooner():
+    blob, table, overdue = tail(remaining=bits(0, 6), holders=3)
+    overdue.remaining = bits(0, 3)
+    slow = Fetch(table.next_id(), peer(2), BLOB, bits(3, 3), CHUNK, 0.0, 500.0, 100.0)
+    table.add(slow)
+    found = next_hedge(blob, [source(3)], table, CONFIG, now_s=2.0)
+    assert found is not None and found[0] is overdue
+
+
+def test_an_overdue_fetch_that_nobody_else_can_end_does_not_keep_others_from_their_hedge():
+    blob, table, overdue = tail(remaining=bits(0, 6), holders=3)
+    overdue.remaining = bits(0, 3)
+    blob.holder_lacks(peer(3), bits(0, 3))
+    slow = Fetch(table.next_id(), peer(2), BLOB, bits(3, 3), CHUNK, 0.0, 500.0, 100.0)
+    table.add(slow)
+    found = next_hedge(blob, [source(3)], table, CONFIG, now_s=2.0)
+    assert found is not None and found[0] is slow

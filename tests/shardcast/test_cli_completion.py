@@ -29,7 +29,7 @@ def complete(line: str) -> list[str]:
 def test_a_command_is_completed():
     assert complete("pu") == ["publish", "pull"]
     assert complete("channel ") == ["create"]
-    assert {"show", "peers", "top", "verify", "pin", "unpin", "gc", "check", "completion"} <= set(complete(""))
+    assert {"show", "peers", "top", "tree", "verify", "pin", "unpin", "gc", "check", "completion"} <= set(complete(""))
 
 
 def test_a_flag_is_completed_where_it_is_allowed():

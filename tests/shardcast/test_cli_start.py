@@ -44,6 +44,7 @@ def nobody() -> Iterator[str]:
         ("show demo", 3),
         ("peers", 3),
         ("top", 3),
+        ("tree demo", 3),
         ("verify demo", 3),
         ("pin demo", 3),
         ("gc", 3),

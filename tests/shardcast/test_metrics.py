@@ -30,6 +30,10 @@ FIGURES = Figures(
     store_free_bytes=99,
     store_bytes={"complete": 8, "staging": 0},
     store_versions={"complete": 1, "staging": 0},
+    control_bytes={("sent", "link"): 30, ("received", "link"): 20, ("sent", "libp2p"): 7, ("received", "libp2p"): 0},
+    pushed_chunks={"stalled": 2},
+    links={"receiving": 3, "sending": 1},
+    uplink_bytes_per_s=5.5,
     channels=[CHANNEL, dataclasses.replace(CHANNEL, name="new", newest_step=None, complete_step=None)],
 )
 
@@ -52,6 +56,10 @@ def test_every_figure_is_read_when_the_metrics_are():
     assert seen["shardcast_store_healthy",] == 0 and seen["shardcast_start_time_seconds",] == 1000.5
     assert seen["shardcast_channel_newest_step", 'odd "name"\n'] == 7
     assert ("shardcast_channel_newest_step", "new") not in seen, "no head is not step 0"
+    assert seen["shardcast_control_bytes_total", "sent", "link"] == 30
+    assert seen["shardcast_control_bytes_total", "received", "libp2p"] == 0
+    assert seen["shardcast_pushed_chunks_total", "stalled"] == 2 and seen["shardcast_pushed_chunks_total", "done"] == 0
+    assert seen["shardcast_links", "receiving"] == 3 and seen["shardcast_uplink_bytes_per_second",] == 5.5
     now[0] = dataclasses.replace(FIGURES, sent_bytes=11)
     assert samples(metrics)["shardcast_sent_bytes_total",] == 11
 

@@ -157,7 +157,9 @@ class Host:
     def receive(self, sender: Host, message: messages.Message) -> None:
         """Translate a control message as the daemon's shell does."""
         world, peer = self.world, sender.peer
-        if isinstance(message, messages.Hello):
+        if type(message) is messages.Have:  # most are
+            self.tell(MessageReceived(peer, message))
+        elif isinstance(message, messages.Hello):
             contact = world.contact(message.record)
             self.tell(HelloReceived(peer, contact, message.channels, message.is_urgent, sender.is_proven))
         elif isinstance(message, messages.Peers):

@@ -34,6 +34,9 @@ class Wire:
         self._is_mixing = is_mixing
         self.message_count = 0
         self._sizes: dict[messages.Message, int] = {}
+        #: The message that was sent last: most go to several neighbours, one after another.
+        self._last: messages.Message | None = None
+        self._last_bytes = 0
 
     def dial(self, host: Host, command: Dial) -> None:
         """Carry out an order."""
@@ -73,11 +76,14 @@ class Wire:
             self._world.later(host.trip_s(other), host.tell, PeerDisconnected(other.peer))
 
     def _size(self, message: messages.Message) -> int:
+        if message is self._last:
+            return self._last_bytes
         size = self._sizes.get(message)
         if size is None:
             if len(self._sizes) >= _SIZES_MAX:
                 self._sizes.clear()
             size = self._sizes[message] = len(messages.encode(message))
+        self._last, self._last_bytes = message, size
         return size
 
     def _deliver(self, sender: Host, target: Host, message: messages.Message) -> None:
