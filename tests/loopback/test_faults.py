@@ -64,8 +64,9 @@ def test_a_client_killed_in_mid_transfer_fetches_no_verified_chunk_again_beyond_
 
 async def test_a_flipped_bit_from_a_lying_relay_is_never_held_and_the_liar_is_quarantined(tmp_path: Path) -> None:
     with swarm(tmp_path) as made:
-        origin = await asyncio.to_thread(made.origin, *SLOW)
-        (client,) = await asyncio.to_thread(made.others, origin, "client")
+        # without data planes there are no links and no trees: the client pulls, and the liar's data plane comes first
+        origin = await asyncio.to_thread(made.origin, *SLOW, "--serve", "none")
+        (client,) = await asyncio.to_thread(made.others, origin, "client", flags=("--serve", "none"))
         path = made.checkpoint(1)
         source = FalseBytes()
         async with rogue(made.channel.channel, source) as liar:

@@ -77,7 +77,7 @@ def test_a_publish_request_keeps_a_path_that_is_no_text():
         {"link": "symlink"},
         {"link": ["copy"]},
         {"wait": 0},
-        {"wait": 9},
+        {"wait": 11},
         {"wait": True},
         {"wait": "all"},
         {"wait": None},
