@@ -22,8 +22,8 @@ _SCRATCH_BYTES: Final = 4 * KIB
 #: Where the bytes of chunks go that nobody wants.
 _WASTE_BYTES: Final = 64 * KIB
 #: In the middle of a chunk the kernel wakes us for no less: over a shaped link bytes come a few packets at a time, and six of ten wake-ups
-#: were for those.
-_WAKE_BYTES: Final = 128 * KIB
+#: were for those. More than half of the smallest receive buffer would have the kernel clamp the window.
+_WAKE_BYTES: Final = 64 * KIB
 #: So much comes within half a second at least, or each packet is looked at.
 _FAST_BYTES_PER_S: Final = 256 * KIB
 
