@@ -104,7 +104,9 @@ class Pushes:
             backlog.skip(transfer.blob, mask)
         source = self.sources.get(transfer.blob)
         if source is not None and not source.is_done:
-            source.seen(peer, mask, now_s, is_alone=self._is_alone(transfer, peer))
+            # where the root itself feeds everybody, its stripe is as slow as its last copies, not as its first
+            quorum = max((len(transfer.listeners) - 1) // 2, 1) if self._forest.is_small() else 1
+            source.seen(peer, mask, now_s, is_alone=self._is_alone(transfer, peer), quorum=quorum)
             self._hand_out_of(source, out, now_s)
 
     def skip(self, peer: PeerId, blob: Digest, mask: int) -> None:

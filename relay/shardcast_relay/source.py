@@ -84,6 +84,8 @@ class Source:
         self.shares: dict[int, Share] = {}
         #: The stripe that each unconfirmed chunk is out at.
         self._stripe_of: dict[int, int] = {}
+        #: The third nodes that each unconfirmed chunk was seen at.
+        self._witnesses: dict[int, dict[PeerId, None]] = {}
         #: Handed out more than once.
         self.repeated_count = 0
 
@@ -151,13 +153,22 @@ class Source:
         """These chunks need no handing out."""
         self.todo &= ~mask
 
-    def seen(self, peer: PeerId, mask: int, now_s: float, *, is_alone: bool) -> None:
-        """A neighbour holds these chunks. `is_alone`: there is no third node that could confirm."""
+    def seen(self, peer: PeerId, mask: int, now_s: float, *, is_alone: bool, quorum: int = 1) -> None:
+        """A neighbour holds these chunks.
+
+        Args:
+            is_alone: There is no third node that could confirm.
+            quorum: So many third nodes must hold a chunk before it counts as passed on.
+        """
         for index in [index for index in self._stripe_of if mask >> index & 1]:
             share = self.shares[self._stripe_of[index]]
-            if share.root != peer or is_alone:
+            if share.root == peer and not is_alone:
+                continue
+            witnesses = self._witnesses.setdefault(index, {})
+            witnesses[peer] = None
+            if is_alone or len(witnesses) >= quorum:
                 share.passed_on(index, now_s)
-                del self._stripe_of[index]
+                del self._stripe_of[index], self._witnesses[index]
 
     def not_sent(self, stripe: int, index: int, root: PeerId) -> None:
         """A chunk did not leave for a root: it is handed out again."""
@@ -224,6 +235,7 @@ class Source:
 
     def _take_back(self, index: int) -> None:
         self._stripe_of.pop(index, None)
+        self._witnesses.pop(index, None)
         self.todo |= 1 << index
 
 
