@@ -11,8 +11,8 @@ anew by themselves. The one exception, a parent that is the source, cannot close
 *Room.* A node can feed k = stripes * uplink / mean uplink of its neighbourhood children: that many times a stripe's share of the rate at
 which the swarm as a whole can go. To keep the trees flat it gives its room to as few stripes as will take it. Where all nodes are
 neighbours, the children of the source feed each other whatever their room: these trees are one level deep, and the source gives each of
-them as much as it passes on. In a larger swarm slow nodes are leaves, the others give a part of their uplink to trees, and the mesh, which
-uses whatever is left wherever it is, does the rest.
+them as much as it passes on. In a larger swarm a node gives `tree_share` of its uplink to trees below the roots (nothing, by default: see
+there), slow nodes are leaves, and the mesh, which uses whatever is left wherever it is, does the rest.
 
 Source: SplitStream (Castro et al., SOSP 2003) for interior nodes in few stripes; the rest is of this package.
 """

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from shardcast.node.catalog import Catalog
 from shardcast.node.places import bulk_links, tree_view
+from shardcast_proto.ids import Digest
 from shardcast_relay.commands import PushChunk
 from tests.shardcast.shell.fake_swarm import FakeNode, fake_swarm
 
 
-def tree(node: FakeNode, selector: str = "latest") -> dict[str, object]:
+def tree(node: FakeNode, selector: str = "latest") -> dict[str, Any]:
     roles = {node.key.peer: ("relay",)}
     catalog = Catalog(node.shell, node.store, roles_of=lambda peer: (), clock=time.time)
     view = catalog.view(node.channel, catalog.head(node.channel, selector))
@@ -70,6 +72,6 @@ async def test_control_frames_and_pushes_are_counted(tmp_path: Path) -> None:
         assert sum(shell.control_sent_bytes for shell in shells) >= sum(
             shell.control_received_bytes for shell in shells
         )
-        origin.shell.linked.carry_out(PushChunk(0, 99, client.key.peer, bytes(32), 0, 0, 0.0))
+        origin.shell.linked.carry_out(PushChunk(0, 99, client.key.peer, Digest(bytes(32)), 0, 0, 0.0))
         await origin.until(lambda: bool(origin.shell.push_outcomes))
         assert {outcome.value for outcome in origin.shell.push_outcomes} == {"unreachable"}
