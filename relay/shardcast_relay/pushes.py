@@ -210,10 +210,9 @@ class Pushes:
         backlog = self.backlogs.setdefault(child, Backlog())
         bytes_max = self._config.backlog_bytes_max
         if self._forest.up_bytes_per_s:
-            share = (
-                self._forest.up_bytes_per_s * self._config.backlog_s / len(self._forest.blobs[transfer.blob].children)
-            )
-            bytes_max = min(bytes_max, int(share))
+            span_s = self._config.backlog_s if self._forest.is_small() else self._config.backlog_large_s
+            children = self._forest.blobs[transfer.blob].children
+            bytes_max = min(bytes_max, int(self._forest.up_bytes_per_s * span_s / len(children)))
         backlog.offer(
             transfer.blob,
             stripe,

@@ -2,8 +2,8 @@
 
 Credit, not assignment. A stripe may have a few chunks out that no third node holds yet; whoever passes its chunks on gets the next ones
 sooner, so the shares follow the uplinks by themselves. A chunk counts as passed on when a neighbour other than the one it was given to
-says that it holds it: a peer that kept what it was given, however loudly it acknowledged, would attract no more. What is not passed on in
-time is given to another stripe, and the late one's window is halved.
+says that it holds it, or in a small swarm half of them do: a peer that kept what it was given, however loudly it acknowledged, would
+attract no more. What is not passed on in time is given to another stripe, and the late one's window is halved.
 
 The window is rate * least latency * gain, both measured, like the congestion window of BBR. Near the end a stripe gets no chunk that it
 would pass on later than all the others are done.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ class LinkNeeds:
     on_sent: Callable[[str, int], None]
 
 
-class Link:
+class Link(ABC):
     """What both directions have in common.
 
     Args:
@@ -100,17 +101,17 @@ class Link:
             self._idle = self._idle or self._loop.create_future()
             await asyncio.wait([self._idle])
 
+    @abstractmethod
     def message(self, payload: bytes) -> bool:
         """Queue a control message; returns whether there was room."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stats(self) -> LinkStats:
         """Return the counts of now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self, error: ShardcastError) -> None:
         """End everything that is under way."""
-        raise NotImplementedError
 
     @contextmanager
     def _call(self) -> Iterator[None]:
@@ -136,8 +137,9 @@ class Link:
     def chunk_came(self, head: ChunkHead, data: memoryview) -> None:
         raise RemoteProtocolError("chunks do not come this way")
 
+    @abstractmethod
     def head_came(self, head: End | Get | CancelGet) -> None:
-        raise NotImplementedError
+        """End what a frame without a body ends or asks."""
 
     def message_came(self, payload: bytes) -> None:
         self.control_received_bytes += len(payload)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -19,7 +20,7 @@ from shardcast_proto.trust import SigningKey
 _log = structlog.get_logger("shardcast.bulk")
 
 
-class _Parts(asyncio.BufferedProtocol):
+class _Parts(asyncio.BufferedProtocol, ABC):
     """Reads parts of known lengths, never a byte more: what follows the last one belongs to the link."""
 
     def __init__(self, first_bytes: int) -> None:
@@ -46,8 +47,9 @@ class _Parts(asyncio.BufferedProtocol):
     def _expect(self, size_bytes: int) -> None:
         self._part, self._part_bytes = memoryview(bytearray(size_bytes)), 0
 
+    @abstractmethod
     def _came(self, part: bytes, transport: asyncio.Transport) -> None:
-        raise NotImplementedError
+        """Take a part that is whole."""
 
 
 class Acceptor(_Parts):

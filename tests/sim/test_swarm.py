@@ -58,8 +58,11 @@ def settle(world: World) -> None:
 
 
 def hard_day(seed: int, *, hosts: int = 49, chunk_count: int = 32, is_logging: bool = False) -> World:
-    """An origin and others with 2 % loss; one relay dies, one lies."""
-    world, origin, others = swarm(seed, hosts=hosts, loss=0.02, check_every=7, is_logging=is_logging)
+    """An origin and others with 2 % loss; one relay dies, one lies; with every third seed control messages overtake each other."""
+    is_mixing = seed % 3 == 0
+    world, origin, others = swarm(
+        seed, hosts=hosts, loss=0.02, check_every=7, is_logging=is_logging, is_mixing=is_mixing
+    )
     world.run(4.0)
     liar, victim = others[5 + seed % (hosts // 3)], others[-1 - seed % (hosts // 3)]
     liar.is_lying = True
