@@ -24,6 +24,7 @@ it does not know and ignores fields behind those it knows, so a later version ca
 | 17 | Done | I hold all of this blob |
 | 18 | Goodbye | I close this neighbourship, with the reason and other peers to try |
 | 19 | Trees | tree: how deep I am in each stripe, and how many more children I can feed |
+| 20 | Omit | tree: I hold these chunks and shall not push them to you: they did not fit |
 """
 
 from __future__ import annotations
@@ -146,6 +147,14 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class Omit:
+    """The sender, a parent of the receiver, holds these chunks and does not push them: too much waits for the receiver already."""
+
+    blob: Digest
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
 class Attach:
     """Make the sender a child in these stripes. `stripes` empty, to a source: in one that still needs a root."""
 
@@ -248,6 +257,7 @@ Message = (
     | Done
     | Goodbye
     | Trees
+    | Omit
 )
 
 #: Field kinds by message. In this table `bytes` named in `_BYTES_MAX` are capped, digests are checked to be 32 bytes long.
@@ -272,6 +282,7 @@ _LAYOUT: Final[dict[int, tuple[type[Message], tuple[str, ...]]]] = {
     17: (Done, (_D,)),
     18: (Goodbye, ("reason", "records")),
     19: (Trees, (_D, "depths", "int")),
+    20: (Omit, (_D, _R)),
 }
 _KIND_OF: Final = {message: kind for kind, (message, _) in _LAYOUT.items()}
 _MSGPACK_KIND: Final[dict[str, type]] = {

@@ -180,6 +180,8 @@ class Downloads:
             ripens_s = transfer.ripen(now_s, self.grace_s(transfer))
             if ripens_s is not None:
                 self.look_again(now_s, ripens_s)
+            if transfer.is_ending:
+                transfer.ripen_last(self._config.endgame_chunks - len(self.fetches))
             if self.fetches or transfer.wanted:
                 self.look_again(now_s, now_s + self._config.hedge_after_min_s)
         if not self.objects:  # most events change nothing here

@@ -38,6 +38,7 @@ from shardcast_proto.messages import (
     GetHead,
     Have,
     Message,
+    Omit,
     Rate,
     Redirect,
     Skip,
@@ -150,6 +151,7 @@ class Machine:
             Skip: lambda peer, message, out: self.pushes.skip(
                 peer, message.blob, mask_of_runs(message.runs, CHUNKS_MAX)
             ),
+            Omit: self._omit_received,
             Attach: self._attach_received,
             Adopt: lambda peer, message, out: self.trees.adopt_received(peer, message, out, self._now_s),
             Redirect: lambda peer, message, out: self.trees.redirect_received(peer, message, out, self._now_s),
@@ -184,6 +186,9 @@ class Machine:
     def _is_no_news_for_fetches(self, event: Event) -> bool:
         """Whether no fetch becomes possible by an event: room comes with the end of one, and what the trees may bring must ripen first."""
         if type(event) is MessageReceived and type(event.message) is Have and self.trees.parents(event.message.blob):
+            transfer = self.exchange.transfers.get(event.message.blob)
+            if transfer is not None and transfer.is_ending:
+                return False
             self.downloads.look_again(self._now_s, self._now_s + self.config.have_interval_s)
             return True
         if type(event) is PushArrived and event.outcome is Outcome.DONE:
@@ -336,6 +341,12 @@ class Machine:
         transfer = self.exchange.transfers.get(message.blob)
         if transfer is not None and mask:
             self.pushes.peer_has(transfer, peer, mask, out=out, now_s=self._now_s)
+
+    def _omit_received(self, peer: PeerId, message: Omit, out: Outbox) -> None:
+        """A parent does not push these chunks: they are pulled without waiting for it."""
+        transfer = self.exchange.transfers.get(message.blob)
+        if transfer is not None and peer in self.trees.parents(message.blob):
+            transfer.holder_omits(peer, mask_of_runs(message.runs, transfer.have.count))
 
     def _want_received(self, peer: PeerId, message: Want, out: Outbox) -> None:
         self.exchange.want_received(peer, message, out, self._now_s)

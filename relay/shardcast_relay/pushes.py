@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from shardcast_proto.errors import InvariantViolated
 from shardcast_proto.ids import Digest, PeerId
+from shardcast_proto.messages import Omit
 
 from .backlog import Backlog
 from .commands import PushChunk
@@ -94,7 +95,7 @@ class Pushes:
         start = event.index % len(children) if children else 0
         for child in children[start:] + children[:start]:
             if not transfer.holders.get(child, 0) >> event.index & 1:
-                self._offer(transfer, child, event.stripe, event.index)
+                self._offer(transfer, child, event.stripe, event.index, out)
                 self._flow(child, out, now_s)
 
     def peer_has(self, transfer: Transfer, peer: PeerId, mask: int, *, out: Outbox, now_s: float) -> None:
@@ -206,14 +207,14 @@ class Pushes:
         full = transfer.full()
         return not any(other != peer and transfer.holders.get(other, 0) != full for other in transfer.listeners)
 
-    def _offer(self, transfer: Transfer, child: PeerId, stripe: int, index: int) -> None:
+    def _offer(self, transfer: Transfer, child: PeerId, stripe: int, index: int, out: Outbox) -> None:
         backlog = self.backlogs.setdefault(child, Backlog())
         bytes_max = self._config.backlog_bytes_max
         if self._forest.up_bytes_per_s:
             span_s = self._config.backlog_s if self._forest.is_small() else self._config.backlog_large_s
             children = self._forest.blobs[transfer.blob].children
             bytes_max = min(bytes_max, int(self._forest.up_bytes_per_s * span_s / len(children)))
-        backlog.offer(
+        is_full = not backlog.offer(
             transfer.blob,
             stripe,
             index,
@@ -221,6 +222,8 @@ class Pushes:
             bytes_max=bytes_max,
             count_min=self._config.backlog_chunks_min,
         )
+        if is_full and not backlog.given.get(transfer.blob, 0) >> index & 1:
+            out.send(child, Omit(transfer.blob, ((index, 1),)))
 
     def _flow(self, peer: PeerId, out: Outbox, now_s: float) -> None:
         """Order what waits for a peer, the newest version first, as far as its window goes."""

@@ -60,6 +60,13 @@ class Share:
         self.confirmed.append((now_s, now_s - self.unconfirmed.pop(index)))
         self.trust = min(1.0, self.trust * 1.25)
 
+    def queue_s(self, now_s: float) -> float:
+        """Return how long a chunk given now would wait for those before it: what is out, by Little's law, beyond the least latency."""
+        rate = self.rate_per_s(now_s)
+        if rate is None:
+            return 0.0
+        return max(len(self.unconfirmed) / rate - min(latency_s for _, latency_s in self.confirmed), 0.0)
+
     def eta_s(self, now_s: float) -> float:
         """Return how long the stripe needs for what is out and one chunk more; 0 before it was measured."""
         rate = self.rate_per_s(now_s)
@@ -132,15 +139,16 @@ class Source:
         if not self.todo:
             return None
         limit_s = self._end_s(now_s)
-        best, best_load = None, inf
+        best, best_rank = None, (inf, inf, inf)
         for stripe, held in ready.items():
             share = self.shares[stripe]
             load = len(share.unconfirmed) / share.credit(self._config, now_s)
             if load >= 1.0 and share.trust < 1.0:
                 continue
-            if load < best_load and self._fit(share, held) and share.eta_s(now_s) <= limit_s:
-                best, best_load = stripe, load
-        if best is None or (best_load >= 1.0 and len(self._stripe_of) >= spare):
+            rank = (max(load, 1.0), share.queue_s(now_s), load)
+            if rank < best_rank and self._fit(share, held) and share.eta_s(now_s) <= limit_s:
+                best, best_rank = stripe, rank
+        if best is None or (best_rank[2] >= 1.0 and len(self._stripe_of) >= spare):
             return None
         candidates = self._fit(self.shares[best], ready[best])
         index = (candidates & -candidates).bit_length() - 1

@@ -18,6 +18,7 @@ from shardcast_proto.messages import (
     Done,
     GetHead,
     Have,
+    Omit,
     Rate,
     Redirect,
     Skip,
@@ -52,7 +53,15 @@ _ALWAYS_SHORT: Final = frozenset(
     | {CancelFetch, FetchChunks, FetchObject, Hangup, PushChunk, OpenLink, CloseLink}
 )
 #: Messages with one field that can be long, a list of what is short.
-_LIST_OF: Final = {Have: "runs", Want: "runs", Skip: "runs", Attach: "stripes", Trees: "depths", Redirect: "peers"}
+_LIST_OF: Final = {
+    Have: "runs",
+    Want: "runs",
+    Skip: "runs",
+    Omit: "runs",
+    Attach: "stripes",
+    Trees: "depths",
+    Redirect: "peers",
+}
 #: Messages without a long field.
 _SHORT_MESSAGES: Final = frozenset({GetHead, Adopt, Detach, Cancel, Rate, Done})
 

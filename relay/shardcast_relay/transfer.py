@@ -95,6 +95,19 @@ class Transfer:
             self.ripe |= seen.popleft()[1]
         return None
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing is missing here that no neighbour holds: what the trees still bring are their last copies."""
+        return self.availability.held_by_anyone | self.have.mask == self.full()
+
+    def ripen_last(self, count: int) -> None:
+        """Let `count` of the chunks that neighbours hold be pulled at once: those that the trees would bring last."""
+        unripe = self.wanted & ~self.ripe & self.availability.held_by_anyone
+        for _ in range(min(count, unripe.bit_count())):
+            bit = 1 << unripe.bit_length() - 1
+            self.ripe |= bit
+            unripe ^= bit
+
     def push_came(self, index: int, now_s: float) -> None:
         """Learn how long the trees took with a chunk that neighbours hold."""
         bit, lag_s = 1 << index, 0.0
@@ -115,6 +128,11 @@ class Transfer:
         if peer in self.lost:
             self._forget_lost(peer, mask)
         self.holders[peer] = mask if is_snapshot else before | new
+
+    def holder_omits(self, peer: PeerId, mask: int) -> None:
+        """A parent holds these chunks and does not push them."""
+        self.holder_has(peer, mask, is_snapshot=False)
+        self.ripe |= mask
 
     def holder_lacks(self, peer: PeerId, mask: int) -> None:
         """A neighbour turned out not to have these chunks."""

@@ -30,6 +30,7 @@ LINKED_MESSAGES: Final = (
     messages.Want,
     messages.Done,
     messages.Skip,
+    messages.Omit,
     messages.Cancel,
     messages.Attach,
     messages.Redirect,

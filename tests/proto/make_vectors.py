@@ -149,6 +149,7 @@ MESSAGES: tuple[messages.Message, ...] = (
     messages.Want(MANIFEST.blob.id, ((0, 3),)),
     messages.Want(MANIFEST.blob.id),
     messages.Skip(MANIFEST.blob.id, ((1, 2),)),
+    messages.Omit(MANIFEST.blob.id, ((0, 1),)),
     messages.Attach(MANIFEST.blob.id, (0, 7)),
     messages.Attach(MANIFEST.blob.id, ()),
     messages.Redirect(MANIFEST.blob.id, 3, (BOB.peer,)),

@@ -58,6 +58,7 @@ MESSAGES: dict[type[messages.Message], st.SearchStrategy[messages.Message]] = {
     messages.Have: st.builds(messages.Have, digests, runs, st.booleans()),
     messages.Want: st.builds(messages.Want, digests, runs),
     messages.Skip: st.builds(messages.Skip, digests, runs),
+    messages.Omit: st.builds(messages.Omit, digests, runs),
     messages.Attach: st.builds(messages.Attach, digests, st.lists(stripe, max_size=STRIPES_MAX).map(tuple)),
     messages.Redirect: st.builds(messages.Redirect, digests, stripe, peers),
     messages.Detach: st.builds(messages.Detach, digests, stripe),
@@ -113,6 +114,7 @@ SAMPLES: list[messages.Message] = [
     messages.Done(D),
     messages.Goodbye("reason", (b"record",)),
     messages.Trees(D, (1, 0), 5),
+    messages.Omit(D, ((1, 2),)),
 ]
 each_sample = pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
 
@@ -147,7 +149,7 @@ def test_a_list_that_holds_something_of_another_kind_is_refused(message, junk):
             decode(pack([*fields[:position], junk, *fields[position + 1 :]]))
 
 
-@pytest.mark.parametrize("kind", [0, 20, 1000, INT_MAX])
+@pytest.mark.parametrize("kind", [0, 21, 1000, INT_MAX])
 def test_a_message_of_an_unknown_kind_is_named_and_not_refused(kind):
     assert decode(pack([kind, "whatever", [1]])) == Unknown(kind)
 
