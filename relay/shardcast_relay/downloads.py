@@ -292,9 +292,12 @@ class Downloads:
         return self._ledger.reach(fetch.peer).carried if fetch.is_carried else self.rate(fetch.peer)
 
     def _next_request(self, transfer: Transfer, sources: Mapping[PeerId, Source]) -> Request | None:
-        """Return the next request to a data plane; else to be carried, for what no data plane gives."""
+        """Return the next request to a data plane, of those that are no sources first; else to be carried, for what no data plane gives."""
         direct = [source for source in sources.values() if not source.is_carried]
-        request = next_request(transfer, direct, self._config, self._rng, among=transfer.ripe)
+        relays = [source for source in direct if source.peer not in transfer.followers]
+        request = next_request(transfer, relays, self._config, self._rng, among=transfer.ripe)
+        if request is None and len(relays) < len(direct):
+            request = next_request(transfer, direct, self._config, self._rng, among=transfer.ripe)
         if request is not None or len(direct) == len(sources) or not self._may_carry:
             return request
         given = 0

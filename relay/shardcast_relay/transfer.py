@@ -101,8 +101,15 @@ class Transfer:
         return self.availability.held_by_anyone | self.have.mask == self.full()
 
     def ripen_last(self, count: int) -> None:
-        """Let `count` of the chunks that neighbours hold be pulled at once: those that the trees would bring last."""
-        unripe = self.wanted & ~self.ripe & self.availability.held_by_anyone
+        """Let `count` of the chunks that neighbours hold be pulled at once: those that the trees would bring last.
+
+        What only a source holds is on its way to the first of its roots.
+        """
+        held = 0
+        for peer, mask in self.holders.items():
+            if peer not in self.followers:
+                held |= mask
+        unripe = self.wanted & ~self.ripe & held
         for _ in range(min(count, unripe.bit_count())):
             bit = 1 << unripe.bit_length() - 1
             self.ripe |= bit
