@@ -161,7 +161,7 @@ class RelayConfig:
 
     #: When nothing is missing that no neighbour holds, so many chunks are pulled at once, from the far end of what the trees still bring:
     #: where one parent is slower than the others, they share its rest.
-    endgame_chunks: int = 4
+    endgame_chunks: int = 8
 
     #: A pushed chunk that takes longer to arrive is looked for elsewhere: 8 MiB at 17 Mbit/s.
     arrival_patience_s: float = 4.0

@@ -198,7 +198,8 @@ class Forest:
             out.send(peer, Detach(message.blob, stripe))
             return
         stripes.parents[stripe] = Parent(peer, message.depth)
-        self._tell_soon(stripes, now_s)
+        # a root's first chunk follows at once: who is to have it from us must know us by then
+        self._tell_soon(stripes, now_s, after_s=0.0 if is_from_source else None)
         self._attach(stripes, out, now_s)
 
     def redirect_received(self, peer: PeerId, message: Redirect, out: Outbox, now_s: float) -> None:
@@ -352,9 +353,10 @@ class Forest:
         if stripes.is_source:
             self.on_root(stripes.blob, stripe, None)
 
-    def _tell_soon(self, stripes: Stripes, now_s: float) -> None:
-        if not stripes.is_source and stripes.blob not in self._tell_at_s:
-            self._tell_at_s[stripes.blob] = now_s + self._config.trees_interval_s
+    def _tell_soon(self, stripes: Stripes, now_s: float, *, after_s: float | None = None) -> None:
+        if not stripes.is_source:
+            at_s = now_s + (self._config.trees_interval_s if after_s is None else after_s)
+            self._tell_at_s[stripes.blob] = min(at_s, self._tell_at_s.get(stripes.blob, at_s))
 
     def _tell(self, stripes: Stripes, out: Outbox) -> None:
         """Tell the neighbours that lack something where we could feed them, if that has changed."""
