@@ -5,8 +5,9 @@ sooner, so the shares follow the uplinks by themselves. A chunk counts as passed
 says that it holds it, or in a small swarm half of them do: a peer that kept what it was given, however loudly it acknowledged, would
 attract no more. What is not passed on in time is given to another stripe, and the late one's window is halved.
 
-The window is rate * least latency * gain, both measured, like the congestion window of BBR. Near the end a stripe gets no chunk that it
-would pass on later than all the others are done.
+The window is rate * least latency * gain, both measured, like the congestion window of BBR; have-updates, which come in batches, are
+allowed for as BBR allows for acknowledgements that do. Of the stripes with credit the one in which a chunk waits least gets the next. Near
+the end a stripe gets no chunk that it would pass on later than all the others are done.
 """
 
 from __future__ import annotations
@@ -51,8 +52,7 @@ class Share:
         rate = self.rate_per_s(now_s)
         wish: float = config.credit_first
         if rate is not None:
-            least_s = min(latency_s for _, latency_s in self.confirmed)
-            wish = max(rate * least_s * config.credit_gain + 1, config.credit_min)
+            wish = max(rate * self._base_s(config) * config.credit_gain + 1, config.credit_min)
         return max(int(min(wish, config.credit_max) * self.trust), 1)
 
     def passed_on(self, index: int, now_s: float) -> None:
@@ -60,17 +60,19 @@ class Share:
         self.confirmed.append((now_s, now_s - self.unconfirmed.pop(index)))
         self.trust = min(1.0, self.trust * 1.25)
 
-    def queue_s(self, now_s: float) -> float:
+    def queue_s(self, config: RelayConfig, now_s: float) -> float:
         """Return how long a chunk given now would wait for those before it: what is out, by Little's law, beyond the least latency."""
         rate = self.rate_per_s(now_s)
-        if rate is None:
-            return 0.0
-        return max(len(self.unconfirmed) / rate - min(latency_s for _, latency_s in self.confirmed), 0.0)
+        return 0.0 if rate is None else max(len(self.unconfirmed) / rate - self._base_s(config), 0.0)
 
     def eta_s(self, now_s: float) -> float:
         """Return how long the stripe needs for what is out and one chunk more; 0 before it was measured."""
         rate = self.rate_per_s(now_s)
         return 0.0 if rate is None else (len(self.unconfirmed) + 1) / rate
+
+    def _base_s(self, config: RelayConfig) -> float:
+        """Return the latency without a queue: the least of late, and what a have-update waits for company, which the luckiest did not."""
+        return min(latency_s for _, latency_s in self.confirmed) + config.have_interval_linked_s
 
 
 class Source:
@@ -145,7 +147,7 @@ class Source:
             load = len(share.unconfirmed) / share.credit(self._config, now_s)
             if load >= 1.0 and share.trust < 1.0:
                 continue
-            rank = (max(load, 1.0), share.queue_s(now_s), load)
+            rank = (max(load, 1.0), share.queue_s(self._config, now_s), load)
             if rank < best_rank and self._fit(share, held) and share.eta_s(now_s) <= limit_s:
                 best, best_rank = stripe, rank
         if best is None or (best_rank[2] >= 1.0 and len(self._stripe_of) >= spare):
