@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shardcast_proto.errors import InvariantViolated
 from shardcast_proto.hashing import digest_of
 from shardcast_proto.ids import Digest
-from shardcast_proto.messages import Adopt, Skip, Trees
+from shardcast_proto.messages import Adopt, Done, Omit, Skip, Trees
 from shardcast_relay import RelayConfig
 from shardcast_relay.arrivals import Arrivals
 from shardcast_relay.commands import Command
@@ -158,9 +158,9 @@ def arrive(node: Node, index: int, number: int = 1, *, outcome: Outcome = Outcom
     return node.tell(PushArrived(peer(number), BLOB, 0, index, outcome, CHUNK))
 
 
-def below(source: int, *others: int, count: int = 8) -> Node:
+def below(source: int, *others: int, count: int = 8, config: RelayConfig | None = None) -> Node:
     """A node with a source for a parent, and more neighbours."""
-    node = Node()
+    node = Node(config=config)
     node.meet(source, *others)
     node.open(count)
     node.hear(source, Trees(BLOB, (0,), CONFIG.stripes))
@@ -331,3 +331,49 @@ def test_parents_are_told_what_is_pulled_from_others():
     assert chunks(commands) == [0]
     assert Skip(BLOB, ((0, 1),)) in sent(commands, 1)
     assert not any(isinstance(message, Skip) for message in sent(commands, 2))
+
+
+# --- the rest of the trees ---
+
+
+def test_what_a_parent_leaves_out_is_pulled_at_once():
+    node = below(1, 2, count=40)
+    node.holds(2, (7, 1))
+    assert chunks(node.hear(1, Omit(BLOB, ((7, 1),)))) == [7]
+
+
+def test_what_somebody_else_leaves_out_is_left_to_the_trees():
+    node = below(1, 2, count=40)
+    node.holds(2, (7, 1))
+    assert chunks(node.hear(2, Omit(BLOB, ((7, 1),)))) == []
+    assert chunks(node.hear(2, Omit(OTHER, ((7, 1),)))) == []
+
+
+def test_at_the_end_the_last_chunks_of_the_trees_are_pulled_a_few_at_a_time():
+    config = RelayConfig(endgame_chunks=3)
+    node = below(1, 2, 3, count=20, config=config)
+    node.holds(2, (0, 10))
+    assert chunks(node.tell(Ticked())) == []
+    orders = fetches(node.holds(3, (10, 10)))
+    assert sorted(chunks(orders)) == [17, 18, 19]
+    more = [order for fetch in orders for order in fetches(node.finish(fetch))]
+    assert max(chunks(more)) == 16
+
+
+def test_at_the_end_nothing_is_pulled_that_only_the_source_holds():
+    node = below(1, 2, count=20)
+    node.holds(2, (0, 10))
+    commands = node.hear(1, Done(BLOB))
+    assert commands and max(chunks(commands)) == 9
+
+
+def test_a_source_is_asked_only_for_what_no_relay_with_room_gives():
+    node = Node()
+    node.meet(1, 2)
+    node.open(2)
+    node.hear(1, Trees(BLOB, (0,), CONFIG.stripes))
+    node.tell(BlobClosed(BLOB))
+    node.open(2)
+    node.hear(1, Trees(BLOB, (0,), CONFIG.stripes))
+    orders = [*fetches(node.holds(2, (0, 1))), *fetches(node.hear(1, Done(BLOB)))]
+    assert [(order.peer, order.first) for order in orders] == [(peer(2), 0), (peer(1), 1)]

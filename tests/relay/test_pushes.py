@@ -8,7 +8,7 @@ import pytest
 
 from shardcast_proto.bitmap import full_mask
 from shardcast_proto.hashing import digest_of
-from shardcast_proto.messages import Adopt, Attach, Cancel, Detach, Done, Have, Redirect, Skip, Trees, Want
+from shardcast_proto.messages import Adopt, Attach, Cancel, Detach, Done, Have, Omit, Redirect, Skip, Trees, Want
 from shardcast_relay import RelayConfig
 from shardcast_relay.commands import Command, PushChunk
 from shardcast_relay.events import (
@@ -401,6 +401,20 @@ def test_what_is_too_much_for_a_child_is_left_to_the_mesh():
         waiting = waiting[1:] + pushes(take(node, waiting[0]))
     assert given == list(range(config.push_window + 3))
     assert node.machine.pushes.backlogs[peer(1)].overflow_count == 20 - len(given)
+
+
+def test_a_child_is_told_what_is_too_much_for_it():
+    node = relay_of(20, 1, 2, config=RelayConfig(backlog_bytes_max=3 * CHUNK))
+    commands = come(node, *range(CONFIG.push_window + 3))
+    assert not any(isinstance(message, Omit) for message in sent(commands, 1))
+    link_of_2 = take_all(node, 2)
+    commands = come(node, 10, 11)
+    assert [message for message in sent(commands, 1) if isinstance(message, Omit)] == [
+        Omit(BLOB, ((10, 1),)),
+        Omit(BLOB, ((11, 1),)),
+    ]
+    assert indices(link_of_2 + commands, 2)[-2:] == [10, 11]
+    assert not any(isinstance(message, Omit) for message in sent(commands, 2))
 
 
 def test_children_share_what_our_uplink_sends_in_the_time_of_the_backlog():

@@ -68,6 +68,17 @@ def test_stripes_get_chunks_in_turn():
     assert [stripe for stripe, _ in given[:4]] == [0, 1, 0, 1]
 
 
+def test_of_the_stripes_with_credit_the_one_in_which_a_chunk_waits_least_gets_the_next():
+    """Both have one chunk out: 0.2 s for each is a queue where one takes 0.05 s to pass on, and none where it takes 0.25 s by nature."""
+    value = source(1, 2, count=20 * COUNT)
+    for latency_s, stripe in ((0.05, 0), (0.25, 1)):
+        value.shares[stripe].confirmed.extend((at_s, latency_s) for at_s in (0.25, 0.5, 0.75, 1.0))
+        value.choose({stripe: 0}, 1.0, spare=0)
+    assert [round(value.shares[stripe].queue_s(CONFIG, 1.0), 3) for stripe in (0, 1)] == [0.1, 0.0]
+    choices = [value.choose({0: 0, 1: 0}, 1.0, spare=0) for _ in range(2)]
+    assert [choice and choice[0] for choice in choices] == [1, 0]
+
+
 def test_a_chunk_that_a_third_node_holds_gives_credit_for_another():
     value = source(1)
     hand_out(value)

@@ -52,6 +52,42 @@ def test_a_chunk_ripens_from_the_first_neighbour_that_held_it():
     assert blob.ripe == 0b1
 
 
+def test_a_transfer_ends_when_nothing_is_missing_that_no_neighbour_holds():
+    blob = transfer(0b0000_0011)
+    hold(blob, 0b0111_1100)
+    assert not blob.is_ending
+    hold(blob, 0b1000_0000, number=2)
+    assert blob.is_ending
+
+
+def test_what_the_trees_bring_last_ripens_first_at_the_end():
+    blob = transfer(0b1000_0001)
+    hold(blob, 0b1111_1111)
+    blob.ripen_last(2)
+    assert blob.ripe == 0b0110_0000
+    blob.ripen_last(0)
+    blob.ripen_last(-1)
+    assert blob.ripe == 0b0110_0000
+    blob.ripen_last(COUNT)
+    assert blob.ripe == 0b0111_1110
+
+
+def test_what_a_source_alone_holds_does_not_ripen_at_the_end():
+    blob = transfer()
+    blob.followers[peer(1)] = None
+    hold(blob, 0b1111_1111, number=1)
+    hold(blob, 0b0000_1111, number=2)
+    blob.ripen_last(COUNT)
+    assert blob.ripe == 0b0000_1111
+
+
+def test_what_a_parent_leaves_out_is_held_by_it_and_ripe():
+    blob = transfer()
+    blob.holder_omits(peer(1), 0b100)
+    assert (blob.ripe, blob.holders[peer(1)]) == (0b100, 0b100)
+    blob.check(0)
+
+
 def test_what_nobody_holds_never_ripens():
     blob = transfer()
     assert blob.ripen(10.0, 0.0) is None

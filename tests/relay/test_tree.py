@@ -419,6 +419,15 @@ def test_a_place_in_which_children_are_fed_is_told_after_a_moment():
     assert place.wait(CONFIG.trees_interval_s) == []
 
 
+def test_a_root_tells_of_its_place_at_once():
+    place = Place(0, 1, 2, is_small=True)
+    place.open()
+    place.hear(1, Trees(BLOB, (0,), CONFIG.stripes))
+    place.hear(1, Adopt(BLOB, 3, 1))
+    assert place.forest.next_s <= place.now_s
+    assert (2, Trees(BLOB, (0, 0, 0, 1), CONFIG.stripes)) in place.wait(0.0)
+
+
 def test_a_place_in_which_nobody_can_be_fed_is_not_told():
     place = child_of(1, depth=2, others=(2,))
     assert place.wait(CONFIG.trees_interval_s) == []
