@@ -171,6 +171,8 @@ class Look:
     min_rtt_s: float
     #: Whether links with most of the bytes had to repeat some.
     is_lossy: bool
+    #: The part of the acknowledged bytes whose links had more to send than the kernel let go.
+    held_share: float
     #: Links that delivered more than a trace.
     link_count: int
     #: What the bucket ran at; infinite without a limit.
@@ -227,6 +229,7 @@ class Looker:
             backlog_s=flight_s + sum(link.sample.notsent_bytes for link in common) / rate,
             min_rtt_s=min_rtt_s,
             is_lossy=2 * sum(link.acked_bytes for link in grown if link.is_lossy) > acked,
+            held_share=sum(link.acked_bytes for link in grown if link.sample.notsent_bytes) / max(acked, 1),
             link_count=sum(link.acked_bytes > LINK_SHARE_MIN * acked for link in grown),
             pace_bytes_per_s=math.inf if pace_bytes_per_s is None else pace_bytes_per_s,
         )

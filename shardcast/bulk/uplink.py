@@ -21,6 +21,8 @@ Silence teaches nothing: a node that has little to send keeps its rate.
 receivers. A queue that two drains did not shorten, while all that was paced arrived, is not ours; it becomes the level
 above which queues are counted until the level falls by itself.
 
+Nor is a low sum the line's when the links had nothing more to send.
+
 *One link.* With one link sending, a slow receiver looks like a slow uplink. The rate found then holds only until a
 second link delivers through a clear first hop; then the rate before it is back.
 
@@ -51,6 +53,9 @@ PLATEAU_GROWTH: Final = 1.25
 #: Less than this share of the pace acknowledged: the link holds back, or (without a queue) there is little to send.
 HELD_SHARE: Final = 0.97
 USED_SHARE: Final = 0.90
+#: Links with this share of the bytes must have had more to send before a low rate is the line's: a node that passes everything on as fast
+#: as it comes, to receivers whose downlinks are full, waits for acknowledgements too.
+DEMAND_SHARE_MIN: Final = 0.8
 #: A queue that came back although all paced bytes arrived: the rate is a trifle too high.
 TRIM: Final = 0.98
 #: Drains in vain after which a queue is taken for somebody else's.
@@ -59,8 +64,8 @@ DRAINS_IN_VAIN_MAX: Final = 2
 PROBE_GAIN: Final = 0.10
 PROBE_GAIN_MAX: Final = 1.0
 PROBE_S: Final = 0.3
-#: Between probes: a link that was doubled is found in about 2 s, and a full one has a queue 3 % of the time.
-PROBE_WAIT_S: Final = 1.5
+#: Between probes: a rate that was taken too low at the start is mended in a second or two, and a full link has a queue 8 % of the time.
+PROBE_WAIT_S: Final = 0.5
 #: From here on queues are the hosts', not the line's (2 Gbit/s), and an event loop's pacing would cost more than it saves.
 OPEN_RATE_MAX: Final = 250e6
 #: A dead line must not become a rate that no bucket can leave again.
@@ -159,7 +164,7 @@ class UplinkFinder:
             return
         recent = self._recent()
         is_growing = recent[-1].rate_bytes_per_s > PLATEAU_GROWTH * recent[0].rate_bytes_per_s
-        if not is_growing and _rate(recent) < OPEN_RATE_MAX:
+        if not is_growing and _rate(recent) < OPEN_RATE_MAX and self._is_held_back():
             self._set_rate(_rate(recent), look)
             self._drain(look)
 
@@ -178,6 +183,8 @@ class UplinkFinder:
     def _learn(self, rate: float, used: float, look: Look) -> None:
         """Judge a standing queue: the rate is another, or a trifle lower, or the queue is somebody else's."""
         assert self._rate is not None
+        if used < HELD_SHARE and not self._is_held_back():
+            return
         if used < HELD_SHARE or rate > self._rate / HELD_SHARE:
             self._set_rate(rate, look)
             self._drains_in_vain = 0
@@ -249,6 +256,11 @@ class UplinkFinder:
         return len(seen) > RECENT_LOOKS and all(
             self._is_queued(look) or (is_loss_a_sign and look.is_lossy) for look in seen
         )
+
+    def _is_held_back(self) -> bool:
+        """Whether the links would have sent more: if not, what they delivered says nothing about the line."""
+        recent = self._recent()
+        return sum(look.held_share for look in recent) >= DEMAND_SHARE_MIN * len(recent)
 
     def _is_queued(self, look: Look) -> bool:
         return look.wait_s - self._foreign_s >= look.queue_s

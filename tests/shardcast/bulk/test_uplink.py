@@ -246,18 +246,34 @@ def test_a_wait_that_is_not_the_uplinks_costs_little():
     assert line.run(6.0) * PAYLOAD >= 0.80
 
 
+def _lossy(turn: int, *, unsent: int) -> list[LinkSample]:
+    """Eight links that deliver 8 MB/s together and repeat a part of it, `unsent` of them with more to send."""
+    return [
+        LinkSample(
+            link=name,
+            acked_bytes=100_000 * turn,
+            rtt_s=0.02,
+            min_rtt_s=0.02,
+            in_flight_bytes=20_000,
+            notsent_bytes=50_000 if name < unsent else 0,
+            retrans_bytes=4_000 * turn,
+        )
+        for name in range(8)
+    ]
+
+
 def test_a_buffer_too_short_to_show_as_a_wait_is_seen_by_its_losses():
     finder = UplinkFinder()
     for turn in range(5):
-        acked, retrans = 100_000 * turn, 4_000 * turn
-        samples = [
-            LinkSample(
-                link=name, acked_bytes=acked, rtt_s=0.02, min_rtt_s=0.02, in_flight_bytes=20_000, retrans_bytes=retrans
-            )
-            for name in range(8)
-        ]
-        finder.observe(samples, 0.1 * turn)
+        finder.observe(_lossy(turn, unsent=8), 0.1 * turn)
     assert finder.rate_bytes_per_s == pytest.approx(8e6)
+
+
+def test_what_links_deliver_that_have_no_more_to_send_is_not_the_lines_rate():
+    finder = UplinkFinder()
+    for turn in range(20):
+        finder.observe(_lossy(turn, unsent=6), 0.1 * turn)
+    assert finder.rate_bytes_per_s is None
 
 
 @pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
