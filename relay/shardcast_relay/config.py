@@ -17,6 +17,12 @@ class RelayConfig:
     #: Below this many neighbours the node looks for more; between the two it accepts but does not look, so views settle. It is as many as
     #: there are stripes, so that each may have a parent of its own.
     active_view_aim: int = 8
+    #: In a larger swarm the uplinks of the neighbours together are brought so near to what is usual: with random ones the poorest node can
+    #: take half of what the mean can, and ends last. A change must bring them nearer by so much, or views would never settle.
+    balance_tolerance: float = 0.08
+    balance_gain: float = 0.04
+    #: While trying changes nothing it is tried less often, at most so rarely.
+    balance_pause_max_s: float = 60.0
     #: Contacts remembered for repair; about log N times the active view.
     passive_view_max: int = 64
     shuffle_interval_s: float = 10.0

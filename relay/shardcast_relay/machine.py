@@ -14,8 +14,8 @@ index, the bytes go from the wire to the store beside it.
 A relay serves a chunk from the moment it is verified (cut-through), because have-updates go out while it still fetches others.
 
 Parts: `membership` (who the neighbours are), `exchange` (who has what), `downloads` (what to pull), `tree` (who feeds whom), `pushes` (what
-to hand out and pass on), with `transfer`, `availability`, `schedule`, `selection`, `stripes`, `source`, `backlog`, `links`, `ledger`,
-`bandwidth` and `reputation` below them. Timers: `next_wake_s` is when to send `Ticked`.
+to hand out and pass on), with `balance`, `transfer`, `availability`, `schedule`, `selection`, `stripes`, `source`, `backlog`, `links`,
+`ledger`, `bandwidth` and `reputation` below them. Timers: `next_wake_s` is when to send `Ticked`.
 
 The machine never raises for what a peer did; nonsense from a peer costs that peer its connection. It raises only `InvariantViolated`.
 """
@@ -104,6 +104,7 @@ class Machine:
         self.links = Links(self.config, self.exchange.neighbours)
         self.trees = Forest(self.config, rng, self.exchange, self_id)
         self.pushes = Pushes(self.config, self.exchange, self.trees, self.links)
+        self.membership.is_busy = self.exchange.is_fetching
         self.trees.is_small = lambda: len(self.membership.passive) <= self.config.small_passive_max
         self.trees.uplink_of = self._uplink_of
         self.exchange.on_complete = lambda transfer: self.trees.completed(transfer.blob, self._now_s)
@@ -269,6 +270,7 @@ class Machine:
         for peer in self.membership.idle_connections(self._now_s):
             self._drop(peer, out, "no neighbour of ours")
         self.membership.look_for_neighbours(out, self._now_s)
+        self.membership.balance(out, self._now_s)
         for channel in self.membership.channels:
             peers = [peer for peer, other in self.membership.active.items() if channel in other.channels]
             for peer in self._rng.sample(peers, min(self.config.reconcile_neighbours, len(peers))):

@@ -10,17 +10,23 @@ The paper's Disconnect is our Goodbye, its Neighbor request our Hello, its Forwa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from shardcast_proto.errors import InvariantViolated
 from shardcast_proto.ids import Digest, PeerId
 from shardcast_proto.limits import PEERS_PER_MESSAGE_MAX
 from shardcast_proto.messages import Goodbye, Hello, Peers
 
+from .balance import fits, is_balanced, mean_uplink, place_for
 from .config import RelayConfig
 from .events import Contact, DialFailed, GoodbyeReceived, HelloReceived, PeersReceived
 from .outbox import Outbox
 from .randomness import Rng
+
+#: Each vain attempt to better the view makes the next one wait so many times longer: the other side declines most.
+_PAUSE_GROWTH: Final = 1.25
 
 
 @dataclass
@@ -67,6 +73,12 @@ class Membership:
     connected: dict[PeerId, Connection] = field(default_factory=dict)
     #: Contacts left alone until a time.
     resting: dict[PeerId, float] = field(default_factory=dict)
+    #: Whether something is being fetched: neighbours that give are not changed for others that might give more.
+    is_busy: Callable[[], bool] = lambda: False
+    #: The view that was balanced last, and when that is tried again.
+    _balanced: frozenset[PeerId] = frozenset()
+    _balance_at_s: float = 0.0
+    _balance_pause_s: float = 0.0
 
     def look_for_neighbours(self, out: Outbox, now_s: float) -> None:
         """Dial contacts while there are fewer neighbours than wanted."""
@@ -81,6 +93,33 @@ class Membership:
                 continue
             self.dialling[contact.peer] = now_s + self.config.dial_timeout_s
             out.dial(contact.peer, contact.dial, now_s + self.config.dial_timeout_s)
+
+    def balance(self, out: Outbox, now_s: float) -> None:
+        """Dial a contact that would better the balance of the view; later and later while that changes nothing."""
+        peers = frozenset(self.active)
+        if peers != self._balanced:
+            self._balanced, self._balance_pause_s = peers, self.config.reconcile_interval_s
+        elif now_s < self._balance_at_s:
+            return
+        if self.is_busy() or not self._is_large or len(self.active) < self.config.active_view_aim or self.dialling:
+            return
+        target, contacts = self._target_bytes_per_s(), self._contacts()
+        if is_balanced(contacts, target, self.config.balance_tolerance):
+            return
+        self._balance_at_s = now_s + self._balance_pause_s
+        self._balance_pause_s = min(_PAUSE_GROWTH * self._balance_pause_s, self.config.balance_pause_max_s)
+        gain, has_room = self.config.balance_gain * target, len(contacts) < self.config.active_view_max
+        for contact in self._candidates(now_s):
+            if contact.peer in self.connected:
+                continue
+            if has_room and fits(contact, contacts, target, gain=gain):
+                break
+            if place_for(contact, contacts, target, gain=gain) is not None:
+                break
+        else:
+            return
+        self.dialling[contact.peer] = now_s + self.config.dial_timeout_s
+        out.dial(contact.peer, contact.dial, now_s + self.config.dial_timeout_s)
 
     def shuffle(self, out: Outbox) -> None:
         """Send a sample of what we know to one random neighbour."""
@@ -118,12 +157,16 @@ class Membership:
             return self._hello_repeated(known, event, out, now_s), []
         dropped: list[PeerId] = []
         if len(self.active) >= self.config.active_view_max:
-            if not event.is_urgent:
+            place = self._place_for(event.contact)
+            if place is not None:
+                dropped.append(self._make_room(place, out, now_s))
+            elif event.is_urgent:
+                dropped.append(self._make_room(self.rng.choice(list(self.active)), out, now_s))
+            else:
                 self._remember(event.contact)
                 self.connected[event.peer].is_greeted = False
                 out.send(event.peer, Goodbye("my view is full", self._sample_records(exclude=event.peer)))
                 return False, []
-            dropped.append(self._drop_random(out, now_s))
         self.passive.pop(event.peer, None)
         self.resting.pop(event.peer, None)
         self.active[event.peer] = Neighbour(event.contact, event.channels, now_s, now_s)
@@ -226,8 +269,25 @@ class Membership:
         for peer in self.rng.sample(others, min(self.config.walks_per_join, len(others))):
             out.send(peer, Peers((contact.record,), self.config.walk_hops))
 
-    def _drop_random(self, out: Outbox, now_s: float) -> PeerId:
-        peer = self.rng.choice(list(self.active))
+    def _place_for(self, newcomer: Contact) -> PeerId | None:
+        """Return the neighbour in whose place a newcomer would better the balance, if there is one, while it may be changed."""
+        if self.is_busy() or not self._is_large:
+            return None
+        target = self._target_bytes_per_s()
+        return place_for(newcomer, self._contacts(), target, gain=self.config.balance_gain * target)
+
+    def _contacts(self) -> list[Contact]:
+        return [neighbour.contact for neighbour in self.active.values()]
+
+    @property
+    def _is_large(self) -> bool:
+        return len(self.passive) > self.config.small_passive_max
+
+    def _target_bytes_per_s(self) -> float:
+        """Return what the uplinks of our neighbours should be together: those of a full view of usual nodes."""
+        return self.config.active_view_max * mean_uplink([*self._contacts(), *self.passive.values()])
+
+    def _make_room(self, peer: PeerId, out: Outbox, now_s: float) -> PeerId:
         contact = self.active.pop(peer).contact
         self.connected[peer] = Connection(now_s)
         out.send(peer, Goodbye("making room for a newcomer", self._sample_records(exclude=peer)))
