@@ -95,7 +95,7 @@ class Membership:
             out.dial(contact.peer, contact.dial, now_s + self.config.dial_timeout_s)
 
     def balance(self, out: Outbox, now_s: float) -> None:
-        """Dial a contact that would better the balance of the view; later and later while that changes nothing."""
+        """Dial contacts that would better the balance of the view (most decline); later and later while that changes nothing."""
         peers = frozenset(self.active)
         if peers != self._balanced:
             self._balanced, self._balance_pause_s = peers, self.config.reconcile_interval_s
@@ -110,16 +110,12 @@ class Membership:
         self._balance_pause_s = min(_PAUSE_GROWTH * self._balance_pause_s, self.config.balance_pause_max_s)
         gain, has_room = self.config.balance_gain * target, len(contacts) < self.config.active_view_max
         for contact in self._candidates(now_s):
-            if contact.peer in self.connected:
+            if contact.peer in self.connected or len(self.dialling) >= self.config.dials_max:
                 continue
-            if has_room and fits(contact, contacts, target, gain=gain):
-                break
-            if place_for(contact, contacts, target, gain=gain) is not None:
-                break
-        else:
-            return
-        self.dialling[contact.peer] = now_s + self.config.dial_timeout_s
-        out.dial(contact.peer, contact.dial, now_s + self.config.dial_timeout_s)
+            is_fit = has_room and fits(contact, contacts, target, gain=gain)
+            if is_fit or place_for(contact, contacts, target, gain=gain) is not None:
+                self.dialling[contact.peer] = now_s + self.config.dial_timeout_s
+                out.dial(contact.peer, contact.dial, now_s + self.config.dial_timeout_s)
 
     def shuffle(self, out: Outbox) -> None:
         """Send a sample of what we know to one random neighbour."""
