@@ -101,5 +101,5 @@ def _sentence(result: Mapping[str, object]) -> str:
     count = result.get("complete_neighbours")
     held = f"; {count} {'neighbour holds' if count == 1 else 'neighbours hold'} it complete" if count else ""
     if result.get("existing"):
-        return f"{version}; it was published before{held}"
+        return f"{version}; it was published before, kept by {result['link']}{held}"
     return f"{version}; hashed in {result['hash_seconds']:.2f} s, kept by {result['link']}{held}"

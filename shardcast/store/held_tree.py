@@ -13,7 +13,7 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from shardcast_proto.errors import StoreError
@@ -21,6 +21,7 @@ from shardcast_proto.ids import Digest, format_digest
 from shardcast_proto.manifest import Manifest
 
 from .chunk_files import ChunkPlace, digest_chunks, places_in, wrong_chunks
+from .disk import sync_directories
 from .faults import disk_errors, disk_fault
 from .identity import FileIdentity
 from .location import ChunkLocation, file_of, locate
@@ -65,18 +66,40 @@ class HeldTree:
             StoreError: The file was changed or is gone; the version is now failed.
         """
         path = self.root / self.manifest.files[file_index].path
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError as error:
-            raise self._failure(path, "is gone") from error
-        except OSError as error:
-            raise disk_fault(error, "opening", path) from error
-        try:
-            self._check(file_index, path, descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
+        # opened under the lock: what was opened before `take_over` is not what is hashed after it
+        with self._lock:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            except FileNotFoundError as error:
+                raise self._failure(path, "is gone") from error
+            except OSError as error:
+                raise disk_fault(error, "opening", path) from error
+            try:
+                self._check(file_index, path, descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
         return file_of(descriptor)
+
+    def take_over(self, staged: Path, *, link: Link, identities: Mapping[int, FileIdentity]) -> None:
+        """Put other files with the same bytes in the place of these, each at once: whoever reads a path finds a whole file at any time.
+
+        What a kill leaves half replaced are files whose status has changed: they are hashed when they are next opened.
+
+        Args:
+            staged: Where the other files lie, in a directory of the same file system.
+            link: How they came there.
+            identities: What they look like.
+
+        Raises:
+            StoreError: The disk fails.
+        """
+        with self._lock, disk_errors("moving into place", self.root):
+            for file in self.manifest.files:
+                (staged / file.path).rename(self.root / file.path)
+            sync_directories(self.root)
+            self._table.relink(self.manifest.digest, link=link, identities=identities)
+            self.link, self._identities = link, dict(identities)
 
     def verify(self, progress: Callable[[int, int], None]) -> tuple[list[str], int]:
         """Hash every chunk again; return the files that are not right, and how many chunks are wrong.
@@ -120,22 +143,21 @@ class HeldTree:
 
     def _check(self, file_index: int, path: Path, descriptor: int) -> None:
         found = _identity_of(descriptor, path)
-        with self._lock:
-            if file_index not in self._identities:
-                self._identities[file_index] = self._table.identity(self.manifest.digest, file_index)
-            known = self._identities[file_index]
-            if known is not None and known.is_same(found, with_ctime=self.link == "hardlink"):
-                return
-            size = self.manifest.files[file_index].size
-            if found.size != size:
-                raise self._failure(path, f"has {found.size} bytes and had {size}")
-            _log.info("hashing %s again: its status has changed", path)
-            if wrong_chunks(self.manifest, self.root, self.manifest.file_chunks(file_index)):
-                raise self._failure(path, "has other bytes")
-            if not _identity_of(descriptor, path).is_same(found, with_ctime=True):
-                raise self._failure(path, "is being written to")
-            self._table.save_identity(self.manifest.digest, file_index, found)
-            self._identities[file_index] = found
+        if file_index not in self._identities:
+            self._identities[file_index] = self._table.identity(self.manifest.digest, file_index)
+        known = self._identities[file_index]
+        if known is not None and known.is_same(found, with_ctime=self.link == "hardlink"):
+            return
+        size = self.manifest.files[file_index].size
+        if found.size != size:
+            raise self._failure(path, f"has {found.size} bytes and had {size}")
+        _log.info("hashing %s again: its status has changed", path)
+        if wrong_chunks(self.manifest, self.root, self.manifest.file_chunks(file_index)):
+            raise self._failure(path, "has other bytes")
+        if not _identity_of(descriptor, path).is_same(found, with_ctime=True):
+            raise self._failure(path, "is being written to")
+        self._table.save_identity(self.manifest.digest, file_index, found)
+        self._identities[file_index] = found
 
     def _failure(self, path: Path, what: str) -> StoreError:
         name = format_digest(self.manifest.digest)

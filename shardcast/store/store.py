@@ -223,20 +223,25 @@ class Store(TrustLedger, LeaseBook):
         Its bytes need not be durable: the publisher wrote them, and waiting for 60 GB to reach the disk would hold
         every step up. After an unclean end they are hashed again before they are handed out.
 
+        A version that is complete keeps its files, unless they are the publisher's own (hard links) and the new ones are not:
+        who asks for a copy may write into those files from now on.
+
         Raises:
             StoreError: The disk is full or fails.
         """
         name = manifest.digest
         final = self._table.path_of(name, "complete")
         with self._structure:
-            row = self._table.row(name)
-            if row is not None and row.state == "complete":
+            self._objects.put(manifest.encoded)
+            tree = self._holders.tree(name)
+            if tree is not None:
+                if tree.link == "hardlink" and link != "hardlink":
+                    tree.take_over(staged, link=link, identities=identities)
                 with disk_errors("removing", staged):
                     remove_tree(staged)
-                return row
-            if row is not None:
+                return self._table.rows("WHERE manifest = ?", [name])[0]
+            if self._table.row(name) is not None:
                 self._discard(name)
-            self._objects.put(manifest.encoded)
             with disk_errors("moving into place", final):
                 sync_directories(staged)
                 rename_durably(staged, final)

@@ -122,6 +122,13 @@ class VersionTable:
                 ),
             )
 
+    def relink(self, manifest: Digest, *, link: Link, identities: Mapping[int, FileIdentity]) -> None:
+        """Note that the files of a complete version were replaced by others with the same bytes."""
+        with self._database.transaction():
+            self._database.write("UPDATE versions SET link = ? WHERE manifest = ?", [link, manifest])
+            for file_index, identity in identities.items():
+                self.save_identity(manifest, file_index, identity)
+
     def delete(self, manifest: Digest) -> None:
         """Forget a version."""
         with self._database.transaction():

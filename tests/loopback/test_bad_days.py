@@ -79,6 +79,21 @@ def test_a_file_changed_in_mid_transfer_gives_nobody_a_wrong_byte_until_it_is_pu
         assert client.pulled_tree(1) == right
 
 
+def test_a_version_that_is_published_again_by_copy_no_longer_follows_its_publishers_files(tmp_path: Path) -> None:
+    with swarm(tmp_path) as made:
+        origin = made.origin()
+        path = made.checkpoint(1)
+        right = tree_of(path)
+        assert origin.publish(path, 1, link="hardlink")["link"] == "hardlink"
+        again = origin.publish(path, 1, link="copy")
+        assert (again["existing"], again["link"]) == (True, "copy")
+        rewrite_in_place(path)
+        (client,) = made.others(origin, "client")
+        client.wait_complete(1)
+        assert client.pulled_tree(1) == origin.pulled_tree(1) == right
+        assert origin.version(1)["state"] == "complete"
+
+
 def test_a_landed_file_that_somebody_changes_is_fetched_again(tmp_path: Path) -> None:
     with swarm(tmp_path) as made:
         origin = made.origin()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from shardcast import origin
 from shardcast.checkpoint import CheckpointRefused
 from shardcast.origin import seal
 from shardcast.store import Store
-from shardcast_proto.errors import ConfigError, Conflict, NotFound
+from shardcast_proto.errors import ConfigError, Conflict, NotFound, StoreError
 from tests.shardcast.store.trees import (
     CHUNK,
     land_all,
@@ -103,13 +105,63 @@ def test_a_link_inside_the_checkpoint_is_sealed_as_a_file(store, tmp_path):
     assert path.read_bytes() == model()["a.weights"]
 
 
-def test_the_same_content_again_is_the_same_version(store, tmp_path):
-    first = seal(write_tree(tmp_path / "1", model()), store)
-    second = seal(write_tree(tmp_path / "2", model()), store, link="copy")
-    assert second.digest == first.digest
-    assert second.linked == first.linked
+@pytest.mark.parametrize(("first", "second"), [("copy", "hardlink"), ("copy", "copy"), ("hardlink", "hardlink")])
+def test_the_same_content_again_is_the_same_version(store, tmp_path, first, second):
+    digest = seal(write_tree(tmp_path / "1", model()), store, link=first).digest
+    inode = (store.version(digest).path / "a.weights").stat().st_ino
+    again = seal(write_tree(tmp_path / "2", model()), store, link=second)
+    assert (again.digest, again.linked) == (digest, first)
+    assert (store.version(digest).path / "a.weights").stat().st_ino == inode
     assert len(store.versions()) == 1
     assert leftovers(store) == []
+
+
+def test_a_copy_takes_the_place_of_hard_links(store, tmp_path):
+    contents, root = model(), tmp_path / "ckpt"
+    before = store.version(seal(write_tree(root, contents), store, link="hardlink").digest)
+    store.pin(before.manifest)
+    sealed = seal(root, store, link="copy")
+    row = store.version(sealed.digest)
+    assert (sealed.digest, sealed.linked) == (before.manifest, "copy")
+    assert row == before._replace(link="copy")
+    assert stat.S_IMODE((row.path / "a.weights").stat().st_mode) == 0o444
+    assert leftovers(store) == []
+    with (root / "a.weights").open("r+b") as file:
+        file.write(b"the next step")
+    assert store.verify(sealed.digest, lambda done, total: None) == ([], 0)
+    assert read_tree(row.path) == contents
+
+
+def test_a_copy_heals_hard_links_whose_files_were_written_to(store, tmp_path):
+    contents, root = model(), write_tree(tmp_path / "ckpt", model())
+    seal(root, store, link="hardlink")
+    (root / "b.weights").write_bytes(b"the next step")
+    sealed = seal(write_tree(tmp_path / "again", contents), store, link="copy")
+    assert store.version(sealed.digest).state == "complete"
+    assert store.verify(sealed.digest, lambda done, total: None) == ([], 0)
+
+
+def test_hard_links_that_are_half_replaced_by_copies_are_still_the_version(store, tmp_path, monkeypatch):
+    contents, root = model(), write_tree(tmp_path / "ckpt", model())
+    sealed = seal(root, store, link="hardlink")
+    rename, renamed = Path.rename, dict[Path, Path]()
+
+    def rename_one(self, target):
+        if renamed and "staging" in str(self):
+            raise OSError(errno.EIO, "Input/output error")
+        renamed[self] = rename(self, target)
+        return renamed[self]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename_one)
+        with pytest.raises(StoreError):
+            seal(root, store, link="copy")
+    assert renamed and leftovers(store) == []
+    store.close()
+    with Store.open(tmp_path / "data") as again:
+        assert again.version(sealed.digest).link == "hardlink"
+        again.check_files(sealed.digest)
+        assert read_tree(again.version(sealed.digest).path) == contents
 
 
 def test_a_version_that_was_being_landed_is_complete_once_sealed(store, tmp_path):
