@@ -95,7 +95,7 @@ class Pushes:
         start = event.index % len(children) if children else 0
         for child in children[start:] + children[:start]:
             if not transfer.holders.get(child, 0) >> event.index & 1:
-                self._offer(transfer, child, event.stripe, event.index, out)
+                self._offer(transfer, child, event, out)
                 self._flow(child, out, now_s)
 
     def peer_has(self, transfer: Transfer, peer: PeerId, mask: int, *, out: Outbox, now_s: float) -> None:
@@ -207,7 +207,8 @@ class Pushes:
         full = transfer.full()
         return not any(other != peer and transfer.holders.get(other, 0) != full for other in transfer.listeners)
 
-    def _offer(self, transfer: Transfer, child: PeerId, stripe: int, index: int, out: Outbox) -> None:
+    def _offer(self, transfer: Transfer, child: PeerId, event: PushArrived, out: Outbox) -> None:
+        stripe, index = event.stripe, event.index
         backlog = self.backlogs.setdefault(child, Backlog())
         bytes_max = self._config.backlog_bytes_max
         if self._forest.up_bytes_per_s:
