@@ -64,8 +64,8 @@ DRAINS_IN_VAIN_MAX: Final = 2
 PROBE_GAIN: Final = 0.10
 PROBE_GAIN_MAX: Final = 1.0
 PROBE_S: Final = 0.3
-#: Between probes: a rate that was taken too low at the start is mended in a second or two, and a full link has a queue 8 % of the time.
-PROBE_WAIT_S: Final = 0.5
+#: Between probes: a rate that was taken too low at the start is mended in a second or two, and a full link has a queue 10 % of the time.
+PROBE_WAIT_S: Final = 0.3
 #: From here on queues are the hosts', not the line's (2 Gbit/s), and an event loop's pacing would cost more than it saves.
 OPEN_RATE_MAX: Final = 250e6
 #: A dead line must not become a rate that no bucket can leave again.
