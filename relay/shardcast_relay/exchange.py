@@ -43,9 +43,9 @@ class Exchange:
         #: When untold chunks are to be told.
         self.tell_at_s: float | None = None
 
-    def is_fetching(self) -> bool:
-        """Whether something is missing of an open blob."""
-        return not all(transfer.is_complete for transfer in self.transfers.values())
+    def is_busy(self) -> bool:
+        """Whether something is missing of an open blob, here or at a neighbour that wants to hear what we hold of it."""
+        return any(transfer.listeners or not transfer.is_complete for transfer in self.transfers.values())
 
     def neighbour_up(self, contact: Contact, out: Outbox) -> None:
         """Ask a new neighbour what it has of everything that is open here."""

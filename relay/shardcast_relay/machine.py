@@ -104,7 +104,7 @@ class Machine:
         self.links = Links(self.config, self.exchange.neighbours)
         self.trees = Forest(self.config, rng, self.exchange, self_id)
         self.pushes = Pushes(self.config, self.exchange, self.trees, self.links)
-        self.membership.is_busy = self.exchange.is_fetching
+        self.membership.is_busy = self.exchange.is_busy
         self.trees.is_small = lambda: len(self.membership.passive) <= self.config.small_passive_max
         self.trees.uplink_of = self._uplink_of
         self.exchange.on_complete = lambda transfer: self.trees.completed(transfer.blob, self._now_s)

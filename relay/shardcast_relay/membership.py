@@ -73,7 +73,7 @@ class Membership:
     connected: dict[PeerId, Connection] = field(default_factory=dict)
     #: Contacts left alone until a time.
     resting: dict[PeerId, float] = field(default_factory=dict)
-    #: Whether something is being fetched: neighbours that give are not changed for others that might give more.
+    #: Whether something is being fetched, here or from here: neighbours that give are not changed for others that might give more.
     is_busy: Callable[[], bool] = lambda: False
     #: The view that was balanced last, and when that is tried again.
     _balanced: frozenset[PeerId] = frozenset()

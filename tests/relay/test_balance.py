@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from shardcast_proto.messages import Goodbye, Hello
+from shardcast_proto.messages import Done, Goodbye, Hello, Want
 from shardcast_relay import RelayConfig
 from shardcast_relay.balance import fits, is_balanced, mean_uplink, place_for
 from shardcast_relay.events import Contact, HelloReceived, PeerConnected, PeersReceived
 
-from .parts import CHANNEL, Node, contact, dials, peer, sent
+from .parts import BLOB, CHANNEL, Node, contact, dials, peer, sent
 
 CONFIG = RelayConfig()
 FULL = range(1, CONFIG.active_view_max + 1)
@@ -90,6 +90,15 @@ def test_neighbours_are_not_changed_while_something_is_fetched():
         Goodbye
     ]
     assert dials(node.keep_alive(30.0, *FULL)) == []
+
+
+def test_a_source_does_not_change_neighbours_while_one_of_them_lacks_something():
+    node = neighbours_with(2 * MB, others=8 * MB)
+    node.open(4, 15)
+    node.hear(1, Want(BLOB))
+    assert dials(node.keep_alive(3.0, *FULL)) == []
+    node.hear(1, Done(BLOB))
+    assert len(dials(node.keep_alive(3.0, *FULL))) == CONFIG.dials_max
 
 
 def test_an_unbalanced_node_dials_who_would_better_its_view():
