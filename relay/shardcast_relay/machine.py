@@ -105,6 +105,7 @@ class Machine:
         self.trees = Forest(self.config, rng, self.exchange, self_id)
         self.pushes = Pushes(self.config, self.exchange, self.trees, self.links)
         self.membership.is_busy = self.exchange.is_busy
+        self.membership.is_kept = self.trees.has_edge
         self.trees.is_small = lambda: len(self.membership.passive) <= self.config.small_passive_max
         self.trees.uplink_of = self._uplink_of
         self.exchange.on_complete = lambda transfer: self.trees.completed(transfer.blob, self._now_s)
@@ -117,6 +118,8 @@ class Machine:
         #: Our uplink, told to neighbours; 0 when unknown.
         self._up_bytes_per_s = 0
         self._shuffle_at_s = self._reconcile_at_s = self._heartbeat_at_s = 0.0
+        #: Dismissed roots that may not be neighbours before a time.
+        self._shunned: dict[PeerId, float] = {}
         #: Messages of kinds or about blobs that nobody here knows what to do with.
         self.ignored_messages = 0
         self._handlers: dict[type, Callable[[Any, Outbox], None]] = {
@@ -251,6 +254,7 @@ class Machine:
         self.links.tend(out, now_s)
         self.trees.tend(out, now_s)
         self.pushes.tend(out, now_s)
+        self._shun(out)
         if now_s >= self._reconcile_at_s:
             self._reconcile_at_s = now_s + self.config.reconcile_interval_s
             self._reconcile(out)
@@ -262,6 +266,15 @@ class Machine:
         if now_s >= self._shuffle_at_s:
             self._shuffle_at_s = now_s + self.config.shuffle_interval_s
             self.membership.shuffle(out)
+
+    def _shun(self, out: Outbox) -> None:
+        """Give the places of dismissed roots to others: all but the source find out who sends bad chunks, and such would fill its view."""
+        for peer in self.pushes.dismissed:
+            self._shunned = {other: until_s for other, until_s in self._shunned.items() if until_s > self._now_s}
+            self._shunned[peer] = self._now_s + self.config.quarantine_s
+            self._drop(peer, out, "passes nothing on")
+            self.membership.rest(peer, self._shunned[peer])
+        self.pushes.dismissed.clear()
 
     def _reconcile(self, out: Outbox) -> None:
         """Ask a few neighbours for their heads; replace neighbours that are gone or silent."""
@@ -283,6 +296,9 @@ class Machine:
         self.downloads.reputation(event.peer).is_origin = event.is_origin
         if self._now_s < self.downloads.quarantined_until_s(event.peer) and not event.is_origin:
             out.hangup(event.peer, "quarantined")
+            return
+        if self._now_s < self._shunned.get(event.peer, 0.0):
+            out.hangup(event.peer, "passes nothing on")
             return
         is_new, dropped = self.membership.hello_received(event, out, self._now_s)
         for peer in dropped:

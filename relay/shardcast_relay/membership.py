@@ -75,6 +75,8 @@ class Membership:
     resting: dict[PeerId, float] = field(default_factory=dict)
     #: Whether something is being fetched, here or from here: neighbours that give are not changed for others that might give more.
     is_busy: Callable[[], bool] = lambda: False
+    #: Whether a neighbour should not have to go for a newcomer in need: it feeds us, or is fed by us.
+    is_kept: Callable[[PeerId], bool] = lambda peer: False
     #: The view that was balanced last, and when that is tried again.
     _balanced: frozenset[PeerId] = frozenset()
     _balance_at_s: float = 0.0
@@ -157,7 +159,8 @@ class Membership:
             if place is not None:
                 dropped.append(self._make_room(place, out, now_s))
             elif event.is_urgent:
-                dropped.append(self._make_room(self.rng.choice(list(self.active)), out, now_s))
+                others = [peer for peer in self.active if not self.is_kept(peer)] or list(self.active)
+                dropped.append(self._make_room(self.rng.choice(others), out, now_s))
             else:
                 self._remember(event.contact)
                 self.connected[event.peer].is_greeted = False

@@ -53,6 +53,8 @@ class Pushes:
         #: Peers that a push to has just failed: their links may be breaking, so nothing is pushed before a time.
         self._resting: dict[PeerId, float] = {}
         self._next_id = 1
+        #: In a larger swarm: roots that were dismissed and are not worth their place among our neighbours.
+        self.dismissed: list[PeerId] = []
         forest.on_root = self._root_changed
         forest.on_source = self._source_came
 
@@ -149,7 +151,8 @@ class Pushes:
             self._flow(peer, out, now_s)
         for blob, source in self.sources.items():
             for stripe in source.take_back_late(now_s):
-                self._forest.dismiss(blob, stripe, out)
+                roots = self._forest.dismiss(blob, stripe, out)
+                self.dismissed += [] if self._forest.is_small() else roots
         self.hand_out(out, now_s)
         for blob, source in self.sources.items():
             transfer = self._exchange.transfers[blob]

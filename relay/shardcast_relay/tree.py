@@ -64,6 +64,13 @@ class Forest:
         stripes = self.blobs.get(blob)
         return [] if stripes is None else list(dict.fromkeys(parent.peer for parent in stripes.parents.values()))
 
+    def has_edge(self, peer: PeerId) -> bool:
+        """Whether a neighbour feeds us or is fed by us."""
+        return any(
+            peer in stripes.children or any(parent.peer == peer for parent in stripes.parents.values())
+            for stripes in self.blobs.values()
+        )
+
     def is_well_fed(self, blob: Digest) -> bool:
         """Whether we have a parent in every stripe that we know of, in a swarm so small that they bring everything."""
         stripes = self.blobs.get(blob)
@@ -227,13 +234,15 @@ class Forest:
             stripes.declined[peer, message.stripe] = now_s + self._config.attach_patience_s
             self._lose_parent(stripes, message.stripe, out, now_s)
 
-    def dismiss(self, blob: Digest, stripe: int, out: Outbox) -> None:
-        """Let the root of a stripe of ours go, and give it none again: it passes nothing on."""
+    def dismiss(self, blob: Digest, stripe: int, out: Outbox) -> list[PeerId]:
+        """Let the root of a stripe of ours go, and give it none again: it passes nothing on. Return who it was."""
         stripes = self.blobs[blob]
-        for peer in stripes.fed_in(stripe):
+        roots = stripes.fed_in(stripe)
+        for peer in roots:
             stripes.dismissed[peer] = None
             self._lose_child(stripes, peer, stripe)
             out.send(peer, Detach(blob, stripe))
+        return roots
 
     # --- time -----------------------------------------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from shardcast_proto.hashing import digest_of
-from shardcast_proto.messages import GetHead, Goodbye, Hello, Peers, Rate, Want
+from shardcast_proto.messages import Attach, GetHead, Goodbye, Hello, Peers, Rate, Want
 from shardcast_relay import RelayConfig
 from shardcast_relay.events import (
+    BlobOpened,
     ChannelJoined,
     DialFailed,
     GoodbyeReceived,
@@ -18,7 +19,7 @@ from shardcast_relay.events import (
     Started,
 )
 
-from .parts import CHANNEL, SELF, Node, contact, dials, hangups, peer, sent
+from .parts import BLOB, CHANNEL, CHUNK, SELF, Node, contact, dials, hangups, peer, sent
 
 CONFIG = RelayConfig()
 FULL = tuple(range(1, CONFIG.active_view_max + 1))
@@ -127,6 +128,17 @@ def test_a_full_view_makes_room_for_a_newcomer_in_need():
     gone = [number for number in FULL if peer(number) not in active(node)]
     assert len(gone) == 1
     assert Goodbye in kinds(commands, gone[0])
+
+
+def test_who_feeds_us_or_is_fed_does_not_go_for_a_newcomer_in_need():
+    node = Node()
+    node.meet(*FULL)
+    node.tell(BlobOpened(BLOB, 4, CHUNK, 15, is_source=True))
+    for number in FULL[:8]:
+        node.hear(number, Want(BLOB), Attach(BLOB, ()))
+    node.hello(20, is_urgent=True)
+    assert {peer(number) for number in FULL[:8]} <= active(node)
+    assert peer(20) in active(node)
 
 
 def test_a_goodbye_names_others_to_try():
