@@ -60,6 +60,7 @@ class Swarm:
         self.chunks = chunks
         self.seed = seed
         self.origin = self.world.add_host(Link(ORIGIN_UP, DOWN, LATENCY_S))
+        self.origin.is_proven = True
         self.hosts = [self.world.add_host(Link(UPS[number % len(UPS)], DOWN, LATENCY_S)) for number in range(nodes)]
         self.began_s: dict[Host, float] = {}
         self.neighbours_max = self.tree_links_max = 0

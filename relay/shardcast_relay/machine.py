@@ -105,6 +105,7 @@ class Machine:
         self.trees = Forest(self.config, rng, self.exchange, self_id)
         self.pushes = Pushes(self.config, self.exchange, self.trees, self.links)
         self.membership.is_busy = self.exchange.is_busy
+        self.membership.is_source = lambda: bool(self.membership.bindings or self.pushes.sources)
         self.membership.is_kept = self.trees.has_edge
         self.trees.is_small = lambda: len(self.membership.passive) <= self.config.small_passive_max
         self.trees.uplink_of = self._uplink_of

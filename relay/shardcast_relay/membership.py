@@ -75,6 +75,8 @@ class Membership:
     resting: dict[PeerId, float] = field(default_factory=dict)
     #: Whether something is being fetched, here or from here: neighbours that give are not changed for others that might give more.
     is_busy: Callable[[], bool] = lambda: False
+    #: Whether versions come from here.
+    is_source: Callable[[], bool] = lambda: False
     #: Whether a neighbour should not have to go for a newcomer in need: it feeds us, or is fed by us.
     is_kept: Callable[[PeerId], bool] = lambda peer: False
     #: The view that was balanced last, and when that is tried again.
@@ -283,8 +285,9 @@ class Membership:
         return len(self.passive) > self.config.small_passive_max
 
     def _target_bytes_per_s(self) -> float:
-        """Return what the uplinks of our neighbours should be together: those of a full view of usual nodes."""
-        return self.config.active_view_max * mean_uplink([*self._contacts(), *self.passive.values()])
+        """Return what the uplinks of our neighbours should be together: those of a full view of usual nodes, or a source's of fast ones."""
+        share = self.config.balance_source_share if self.is_source() else 1.0
+        return self.config.active_view_max * share * mean_uplink([*self._contacts(), *self.passive.values()])
 
     def _make_room(self, peer: PeerId, out: Outbox, now_s: float) -> PeerId:
         contact = self.active.pop(peer).contact

@@ -9,9 +9,9 @@ import pytest
 from shardcast_proto.messages import Done, Goodbye, Hello, Want
 from shardcast_relay import RelayConfig
 from shardcast_relay.balance import fits, is_balanced, mean_uplink, place_for
-from shardcast_relay.events import Contact, HelloReceived, PeerConnected, PeersReceived
+from shardcast_relay.events import BlobOpened, Contact, HelloReceived, PeerConnected, PeersReceived
 
-from .parts import BLOB, CHANNEL, Node, contact, dials, peer, sent
+from .parts import BLOB, CHANNEL, CHUNK, Node, contact, dials, peer, sent
 
 CONFIG = RelayConfig()
 FULL = range(1, CONFIG.active_view_max + 1)
@@ -90,6 +90,14 @@ def test_neighbours_are_not_changed_while_something_is_fetched():
         Goodbye
     ]
     assert dials(node.keep_alive(30.0, *FULL)) == []
+
+
+def test_a_source_looks_for_neighbours_that_are_faster_than_usual():
+    node = neighbours_with(4 * MB, others=4 * MB)
+    node.tell(PeersReceived(peer(1), (with_uplink(50, 8 * MB),), 0))
+    assert dials(node.keep_alive(3.0, *FULL)) == []
+    node.tell(BlobOpened(BLOB, 4, CHUNK, 15, is_source=True))
+    assert dials(node.keep_alive(3.0, *FULL)) == [peer(50)]
 
 
 def test_a_source_does_not_change_neighbours_while_one_of_them_lacks_something():

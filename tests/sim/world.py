@@ -113,7 +113,8 @@ class World(Clock):
         """Start a host with bootstrap contacts."""
         host.tell(ChannelJoined(CHANNEL))
         contacts = tuple(other.contact for other in bootstrap)
-        host.tell(Started(host.contact.record, contacts, int(host.link.up_bytes_per_s)))
+        bindings = (b"binding",) if host.is_proven else ()
+        host.tell(Started(host.contact.record, contacts, int(host.link.up_bytes_per_s), bindings=bindings))
 
     def publish(self, origin: Host, *, chunk_count: int, chunk_bytes: int = 262_144) -> Version:
         """Publish the next version at `origin`."""
