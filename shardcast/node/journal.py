@@ -131,16 +131,28 @@ class Journals:
         """
         for channel in self._channels:
             heads, held = await asyncio.to_thread(_states, self._versions.store, channel.id)
-            now = {
-                (row.epoch, row.seq): (row, self._catalog.state(channel, row, held.get(row.manifest))) for row in heads
-            }
             before = self._seen.get(channel.id)
+            now = {
+                (row.epoch, row.seq): (row, self._state(channel, row, held.get(row.manifest), before)) for row in heads
+            }
             self._seen[channel.id] = {place: state for place, (_, state) in now.items()}
             if before is None:
                 continue
             for place, (row, state) in reversed(now.items()):
                 for kind in _news(before.get(place), state):
                     self._note(channel, row, kind)
+
+    def _state(
+        self,
+        channel: FollowedChannel,
+        row: HeadRow,
+        held: VersionRow | None,
+        before: Mapping[_Place, VersionState] | None,
+    ) -> VersionState:
+        state = self._catalog.state(channel, row, held)
+        was = (before or {}).get((row.epoch, row.seq))
+        # deleted, and not closed yet: only what was lost is fetched again, and of that there is a row
+        return "gone" if state == "staging" and held is None and was in ("complete", "gone") else state
 
     async def read(self, channel: FollowedChannel, since: str | None, timeout_s: float) -> EventsView:
         """Return the events after one, at once or as soon as there are any; none after `timeout_s`."""

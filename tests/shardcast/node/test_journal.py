@@ -8,6 +8,7 @@ import pytest
 from shardcast.http.facade import EventKind, VersionView
 from shardcast.node.catalog import Catalog
 from shardcast.node.journal import Journal, Journals
+from shardcast_proto.ids import parse_digest
 from tests.shardcast.shell.fake_swarm import FakeNode, fake_swarm
 
 NOW_S = 2_000_000_000.0
@@ -86,15 +87,35 @@ async def test_each_change_is_told_once_and_the_oldest_version_first(tmp_path: P
         origin = await swarm.origin()
         reporter = Reporter(origin)
         await reporter.journals.look()
-        for step in (1, 2, 3):
-            await origin.publish(swarm.checkpoint(step)[0], step)
-        await origin.until(lambda: len(origin.store.versions()) == 2)
+        views = [await origin.publish(swarm.checkpoint(step)[0], step) for step in (1, 2, 3)]
+        await origin.until(lambda: origin.versions.get(parse_digest(views[0]["manifest"])) is None)
         await reporter.journals.look()
         await reporter.journals.look()
         assert reporter.told == [
             *(("announced", 1), ("gone", 1)),
             *(("announced", 2), ("complete", 2)),
             *(("announced", 3), ("complete", 3)),
+        ]
+
+
+async def test_a_version_that_is_deleted_is_gone_and_not_failed_although_it_is_still_open(tmp_path: Path) -> None:
+    async with fake_swarm(tmp_path) as swarm:
+        origin = await swarm.origin()
+        reporter = Reporter(origin)
+        await reporter.journals.look()
+        manifest = parse_digest((await origin.publish(swarm.checkpoint(1)[0], 1))["manifest"])
+        await origin.publish(swarm.checkpoint(2)[0], 2)
+        await reporter.journals.look()
+        origin.store.delete(manifest)
+        assert origin.versions.get(manifest) is not None
+        for _ in range(2):
+            await reporter.journals.look()
+        origin.shell.opener.close(manifest)
+        await reporter.journals.look()
+        assert reporter.told[-1] == ("gone", 1)
+        assert sorted(reporter.told[:-1]) == [
+            *(("announced", step) for step in (1, 2)),
+            *(("complete", step) for step in (1, 2)),
         ]
 
 
