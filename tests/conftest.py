@@ -15,7 +15,7 @@ settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:
-    """Hear of Ctrl-C: a shell starts what runs behind `&` with SIGINT ignored, and every program that a test interrupts would inherit that."""
+    """Hear of Ctrl-C: what a shell runs behind `&` ignores it, and so does every program that it starts, to be interrupted or not."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -15,8 +15,10 @@ from shardcast_proto.errors import StoreError
 
 from .faults import disk_errors
 
-#: Half a second for who has just taken the lock to say who it is.
-_LOOKS: Final = 50
+#: Who has just taken the lock says who it is at once, if its disk and processor are not busy with something else.
+_NAME_WAIT_S: Final = 5.0
+#: A name of no process of ours is that of an earlier holder, which is about to be replaced, or comes from another container.
+_OLD_NAME_WAIT_S: Final = 0.5
 _LOOK_S: Final = 0.01
 
 
@@ -62,8 +64,11 @@ class DirectoryLock:
 
 def _holder_of(descriptor: int) -> str:
     """Return the process id in a lock file; its holder writes it a moment after it has taken the lock."""
-    for _ in range(_LOOKS):
-        if name := os.pread(descriptor, 32, 0).decode("ascii", "replace").strip():
+    began_s = time.monotonic()
+    while True:
+        name = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        if name.isdecimal() and Path("/proc", name).exists():
             return name
+        if time.monotonic() - began_s >= (_OLD_NAME_WAIT_S if name else _NAME_WAIT_S):
+            return name or "unknown"
         time.sleep(_LOOK_S)
-    return "unknown"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import sqlite3
 import stat
@@ -12,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from shardcast.store import HeadRow, Store
+from shardcast.store.lock import DirectoryLock
 from shardcast_proto.errors import Conflict, StoreError
 from shardcast_proto.hashing import digest_of
 from shardcast_proto.ids import Digest
@@ -44,6 +47,20 @@ def test_a_second_daemon_is_refused_and_told_who_holds_the_directory(store):
     with pytest.raises(StoreError, match="in use by process") as caught:
         Store.open(store.data_dir)
     assert str(caught.value.facts["pid"]).isdigit()
+
+
+@pytest.mark.parametrize("left", [b"", b"999999999\n"], ids=["none yet", "that of an earlier one"])
+def test_a_holder_that_is_slow_to_say_who_it_is_is_named_all_the_same(tmp_path, left):
+    path = tmp_path / "lock"
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(left)
+        refused = pool.submit(DirectoryLock, path)
+        with pytest.raises(TimeoutError):
+            refused.result(0.1)
+        os.pwrite(file.fileno(), f"{os.getpid()}\n".ljust(len(left)).encode(), 0)
+        with pytest.raises(StoreError, match=f"in use by process {os.getpid()}$"):
+            refused.result()
 
 
 def test_a_closed_store_can_be_opened_again_and_refuses_calls(store):
