@@ -51,6 +51,12 @@ from .uplink_watch import UplinkWatch
 
 _log = structlog.get_logger("shardcast.node")
 
+#: Everything but the store is closed within this time together, or left to the end of the process: what is staged has to become durable
+#: in what is left of `daemon.service.STOP_TIMEOUT_S`. It takes 0.2 s; the control network gives up on its peers after 1.8 s.
+OTHERS_CLOSE_S: Final = 2.0
+#: Each of them gets so long even when another has taken all of that.
+CLOSE_S: Final = 0.1
+
 #: With `--down-mbps`, so much of it may be under way: a fetch that waits for our own downlink must not run into its deadline.
 RECEIVE_BUDGET_S: Final = 2.0
 
@@ -60,8 +66,9 @@ class Node:
 
     def __init__(self, config: NodeConfig) -> None:
         self._config = config
-        #: What to close, in the order in which it was opened.
+        #: What to close, in the order in which it was opened; the store is the first.
         self._opened: list[Callable[[], Awaitable[None]]] = []
+        self._is_over = True
         self._tasks = Tasks(self._break_down)
         self._shell: Shell | None = None
         self._p2p: P2pNode | None = None
@@ -207,14 +214,31 @@ class Node:
             await end
         raise TransferError("the control network ended", reason="p2p_ended")
 
-    async def aclose(self) -> None:
-        """Stop; what is staged is flushed and goes on at the next start."""
+    async def aclose(self) -> bool:
+        """Stop; what is staged is flushed and goes on at the next start.
+
+        Returns:
+            Whether all of it is over; what hangs is cancelled, and not waited for.
+
+        Cancellation: what was not closed yet stays open.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + OTHERS_CLOSE_S
         while self._opened:
             close = self._opened.pop()
+            closing = asyncio.ensure_future(close())
+            limit_s = max(deadline_s - loop.time(), CLOSE_S) if self._opened else None
+            await asyncio.wait([closing], timeout=limit_s)
             try:
-                await close()
+                if closing.done():
+                    closing.result()
+                else:
+                    self._is_over = False
+                    closing.cancel()
+                    _log.error("close_hangs", what=getattr(close, "__qualname__", ""))
             except ShardcastError as error:
                 _log.error("close_failed", error=error.describe())
+        return self._is_over
 
 
 def _read_root(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from shardcast.channel_files import create_channel
+from shardcast.store import Store
 from tests.loopback.daemons import MIB, ROOT, Daemon, swarm, tree_of, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -265,6 +266,73 @@ def test_a_daemon_that_is_told_to_stop_while_it_starts_stops(number: signal.Sign
     ready, log = process.communicate(timeout=10)
     assert process.returncode == (130 if number == signal.SIGINT and not ready else 0), log
     assert "Traceback" not in log
+
+
+#: A node whose control network does not end, and one whose thread goes on and on: neither is told to.
+NETWORK_HANGS = """
+import asyncio
+from shardcast.p2p.node import P2pNode
+async def hang(self):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+P2pNode.aclose = hang
+from shardcast.daemon import main
+main()
+"""
+THREAD_HANGS = """
+import threading, time
+from shardcast.node import Node
+right = Node.start
+async def start(self):
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    return await right(self)
+Node.start = start
+from shardcast.daemon import main
+main()
+"""
+DISK_HANGS = """
+import time
+from shardcast.store import Store
+Store.close = lambda self: time.sleep(60)
+from shardcast.daemon import main
+main()
+"""
+LOOP_HANGS = """
+import asyncio, time
+from shardcast.http.api import ApiServer
+async def hang(self):
+    time.sleep(60)
+ApiServer.aclose = hang
+from shardcast.daemon import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [(NETWORK_HANGS, 0), (THREAD_HANGS, 0), (DISK_HANGS, 8), (LOOP_HANGS, 8)],
+    ids=["network", "thread", "disk", "loop"],
+)
+def test_a_daemon_of_which_something_hangs_stops_in_mid_transfer_and_saves_what_it_can(
+    program: str, code: int, tmp_path: Path
+) -> None:
+    with swarm(tmp_path) as made:
+        origin = made.origin("--up-mbps", "60")
+        client = made.daemon("client", bootstrap=origin, program=("-c", program)).wait_ready()
+        until(client.has_neighbour, 20.0)
+        origin.publish(made.checkpoint(1), 1)
+        until(lambda: client.version(1)["have_chunks"] > 3, 30.0, client.log)
+        began_s = time.monotonic()
+        assert client.stop() == code, client.log()
+        assert time.monotonic() - began_s < 5.0
+        assert ("not everything stopped" in client.log()) == bool(code)
+        with Store.open(client.data) as store:
+            assert store.was_killed == bool(code)
+            (row,) = store.versions()
+            assert row.state == "staging" and (code or row.have_count > 3)
 
 
 def test_a_daemon_that_serves_ends_well_by_ctrl_c(tmp_path: Path) -> None:
