@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from shardcast_proto.errors import ConfigError, StoreError, TrustError
+
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "packaging/shardcast-node.service"
 
@@ -46,6 +48,14 @@ def test_systemd_understands_the_unit(tmp_path):
     text = re.sub(r"^ExecStart=.*$", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE)
     (tmp_path / UNIT.name).write_text(re.sub(r"^(User|Group)=.*$", r"\1=root", text, flags=re.MULTILINE))
     run(tool("systemd-analyze"), "verify", "--man=no", str(tmp_path / UNIT.name))
+
+
+def test_a_full_disk_never_ends_the_unit_and_a_wrong_configuration_does():
+    unit = dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
+    codes = {int(code) for code in unit["RestartPreventExitStatus"].split()}
+    assert (unit["Restart"], unit["StartLimitIntervalSec"]) == ("on-failure", "0")
+    assert int(unit["RestartSec"]) >= 10  # without a limit of starts, the pause is all that keeps them apart
+    assert codes == {ConfigError.exit_code, TrustError.exit_code} and StoreError.exit_code not in codes
 
 
 def test_setting_up_compose_makes_a_channel_and_the_address_to_join_at(tmp_path):

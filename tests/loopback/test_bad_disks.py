@@ -42,6 +42,14 @@ def read_only(path: Path) -> tuple[str, ...]:
     return (*UNSHARE, "sh", "-c", f'{mount} && exec "$@"', "sh")
 
 
+def on_disk_that_is_full_at_first(path: Path, size_bytes: int) -> tuple[str, ...]:
+    """Return the words that start a node on a full file system, see it end with 8, make space, and start it again."""
+    *words, script, name = on_small_disk(path, size_bytes)
+    filler = f"'{path}/filler'"
+    twice = f'(head -c {size_bytes} /dev/zero >{filler}; "$@"; test $? = 8) && rm {filler} && exec'
+    return (*words, script.replace("exec", twice), name)
+
+
 def filler(node: Daemon) -> Path:
     """Return a file on a node's own file system, as it is seen from here."""
     return Path(f"/proc/{node.pid}/root{node.data}/filler")
@@ -121,6 +129,14 @@ def test_a_disk_that_fills_up_in_mid_transfer_costs_no_verified_chunk(tmp_path: 
         assert view["chunks_verified"] <= view["chunks"] and view["duplicate_chunks"] <= 4
         assert_pulls(client, 1, path)
         assert_is_well_again(client)
+
+
+def test_a_node_that_could_not_start_on_a_full_disk_starts_when_there_is_space(tmp_path: Path) -> None:
+    with swarm(tmp_path) as made:
+        node = made.daemon("node", wrap=on_disk_that_is_full_at_first(tmp_path / "node", 8 * MIB)).wait_ready()
+        (sentence,) = [line for line in node.log().splitlines() if line.startswith("shardcast-node: ")]
+        assert "full" in sentence and "Traceback" not in node.log()
+        assert readiness(node)[0] == 200
 
 
 @pytest.mark.parametrize("has_run_before", [False, True])
