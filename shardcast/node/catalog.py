@@ -84,6 +84,8 @@ class Catalog:
         held = self._store.version(row.manifest)
         state = self.state(channel, row, held)
         manifest = local.manifest if local else None
+        error = (local.error if local else None) or (held.error if held else None)
+        error = error or self._shell.opener.revival_error(row.manifest)
         sources = self._bytes_by_source(local)
         view: VersionView = {
             "channel": channel.name,
@@ -101,8 +103,8 @@ class Catalog:
             "received_at": row.received_at_s,
             "completed_at": held.completed_at_s if held is not None and state == "complete" else None,
             "signed_at": row.received_at_s if row.origin else None,
-            "explain": self._explain(local, held, state),
-            "error": (local.error if local else None) or (held.error if held else None),
+            "explain": self._explain(local, error, state),
+            "error": error,
             "bytes_from_origin": sources["origin"],
             "bytes_from_peers": sources["peers"],
             "chunks_verified": local.chunks_verified if local else 0,
@@ -148,10 +150,10 @@ class Catalog:
     def _freshness(self, channel: FollowedChannel) -> Freshness:
         return channel.freshness(self._clock()).value
 
-    def _explain(self, local: LocalVersion | None, held: VersionRow | None, state: VersionState) -> str:
+    def _explain(self, local: LocalVersion | None, error: str | None, state: VersionState) -> str:
         if local is None:
-            if held is not None and held.error:
-                return held.error
+            if error:
+                return error
             if state == "gone":
                 return "superseded or deleted"
             if not self._shell.machine.membership.active:

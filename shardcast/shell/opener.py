@@ -172,6 +172,10 @@ class Opener:
         """Whether a version is to be begun anew after a pause."""
         return any(version.manifest.digest == manifest for version in self._reviving)
 
+    def revival_error(self, manifest: Digest) -> str | None:
+        """Return why a version that is to be begun anew could not be the last time."""
+        return next((version.error for version in self._reviving if version.manifest.digest == manifest), None)
+
     def _want(self, channel: FollowedChannel, signed: SignedHead) -> None:
         self._wanted.pop((signed.head.manifest, channel.id), None)
         if len(self._wanted) >= WANTED_MAX:
@@ -255,6 +259,7 @@ class Opener:
             try:
                 is_done = await self._is_revived(version)
             except ShardcastError as error:
+                version.error = error.message
                 self._note_failure(version.manifest.digest, error)
         self._reviving = [other for other in self._reviving if other is not version]
 
@@ -268,7 +273,8 @@ class Opener:
         row = await asyncio.to_thread(self._versions.store.version, digest)
         opened = self._versions.get(digest)
         if opened is version:
-            if row is None or row.state != "failed":
+            is_lost = version.staging is not None and version.staging.failure is not None
+            if not is_lost and (row is None or row.state != "failed"):
                 if version.staging is not None and version.staging.is_full:
                     self.complete_soon(version)
                 return True

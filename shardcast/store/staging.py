@@ -91,6 +91,8 @@ class Staging:
         self._waiting_since_s: float | None = None
         #: Why the bits of what is durable could not be noted the last time; what is held is not touched by that.
         self.flush_error: StoreError | None = None
+        #: Why what was staged is lost: it has to be begun anew, also when the database could not be told.
+        self.failure: StoreError | None = None
         #: Why nothing lands any more.
         self._end: ShardcastError | None = None
         #: What the files look like in their final place; None before they are there.
@@ -312,10 +314,13 @@ class Staging:
     def _fail(self, error: OSError) -> StoreError:
         fault = disk_fault(error, "making durable what was written in", self.root)
         with self._lock:
-            self._end = fault
+            self._end = self.failure = fault
             self._have = Bitmap(self._have.count)
         _log.error("%s is given up: %s", self, fault.describe())
-        self._table.fail(self.manifest.digest, fault.message)
+        try:
+            self._table.fail(self.manifest.digest, fault.message)
+        except StoreError as error:  # on the same disk: noted when the version is begun anew
+            _log.warning("%s is not noted as given up: %s", self, error.describe())
         return fault
 
     # --- ending ---

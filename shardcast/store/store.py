@@ -188,7 +188,10 @@ class Store(TrustLedger, LeaseBook):
             row = self._table.row(name)
             if row is not None and row.state == "complete":
                 raise Conflict(f"version {format_digest(name)} is complete already", manifest=format_digest(name))
-            if row is not None and row.state == "failed":
+            failure = staging.failure if staging is not None else None
+            if failure is not None:
+                self._table.fail(name, failure.message)
+            if failure is not None or (row is not None and row.state == "failed"):
                 self._discard(name)
                 row = staging = None
             if staging is not None:

@@ -1,10 +1,12 @@
-"""Bad days of the disk under whole nodes: full before and in the middle of a transfer, read-only at the start.
+"""Bad days of the disk under whole nodes: full before and in the middle of a transfer, failing in the middle, read-only at the start.
 
-Each node lives in a mount namespace of its own, where its data directory is a small file system; it is gone with the process.
+Where a disk is full or read-only the node lives in a mount namespace of its own, in which its data directory is a small file system; it
+is gone with the process. A disk that fails is made by system calls that fail for as long as a file is there.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import urllib.error
@@ -21,7 +23,31 @@ pytestmark = pytest.mark.timeout(120)
 UNSHARE = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--user", "--map-root-user", "--mount")
 
 
-@pytest.fixture(autouse=True)
+#: A node whose system calls of these names, and if so wished whose database, fail while a file exists.
+FAILING = """
+import os, sqlite3
+from pathlib import Path
+def failing(right):
+    def call(*arguments):
+        if Path({broken!r}).exists():
+            raise OSError({number}, os.strerror({number}))
+        return right(*arguments)
+    return call
+for name in {calls!r}:
+    setattr(os, name, failing(getattr(os, name)))
+class Connection(sqlite3.Connection):
+    def execute(self, sql, *more):
+        if {has_database} and not sql.startswith("SELECT") and Path({broken!r}).exists():
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *more)
+connect = sqlite3.connect
+sqlite3.connect = lambda *arguments, **more: connect(*arguments, factory=Connection, **more)
+from shardcast.daemon import main
+main()
+"""
+
+
+@pytest.fixture
 def _namespaces(tmp_path: Path) -> None:
     """Skip, and say so, where this user may mount nothing."""
     probe = [*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)]
@@ -89,6 +115,7 @@ def assert_is_well_again(node: Daemon) -> None:
     assert "Traceback" not in node.log()
 
 
+@pytest.mark.usefixtures("_namespaces")
 def test_a_disk_too_full_for_a_version_is_a_state_that_ends_when_space_returns(tmp_path: Path) -> None:
     with swarm(tmp_path) as made:
         origin = made.origin()
@@ -111,6 +138,7 @@ def test_a_disk_too_full_for_a_version_is_a_state_that_ends_when_space_returns(t
         assert_is_well_again(client)
 
 
+@pytest.mark.usefixtures("_namespaces")
 def test_a_disk_that_fills_up_in_mid_transfer_costs_no_verified_chunk(tmp_path: Path) -> None:
     with swarm(tmp_path) as made:
         origin = made.origin("--up-mbps", "24")
@@ -131,6 +159,49 @@ def test_a_disk_that_fills_up_in_mid_transfer_costs_no_verified_chunk(tmp_path: 
         assert_is_well_again(client)
 
 
+@pytest.mark.parametrize(
+    ("number", "calls", "has_database"),
+    [
+        (errno.EIO, ("pwritev",), False),
+        (errno.EIO, ("fdatasync",), False),
+        (errno.EROFS, ("pwritev", "fdatasync", "fsync", "posix_fallocate"), True),
+    ],
+    ids=["writes fail", "syncs fail", "read-only"],
+)
+def test_a_disk_that_fails_in_mid_transfer_is_a_state_that_ends_when_it_works_again(
+    tmp_path: Path, number: int, calls: tuple[str, ...], has_database: bool
+) -> None:
+    keeps_chunks = calls == ("pwritev",)
+    with swarm(tmp_path) as made:
+        broken, name = tmp_path / "broken", errno.errorcode[number]
+        origin = made.origin("--up-mbps", "24")
+        program = FAILING.format(broken=str(broken), number=number, calls=calls, has_database=has_database)
+        client = made.daemon("client", bootstrap=origin, program=("-c", program)).wait_ready()
+        until(client.has_neighbour, 20.0, client.log)
+        path = made.checkpoint(1)
+        origin.publish(path, 1)
+        until(lambda: client.version(1)["have_chunks"] > 3, 30.0)
+        broken.touch()
+        until(lambda: bool(client.get("status")["store_error"]), 20.0, client.log)
+        assert name in client.get("status")["store_error"]
+        code, text = readiness(client)
+        assert code == 503 and name in text
+        view = client.version(1)
+        assert view["state"] in ("staging", "failed") and name in view["error"]
+        assert not keeps_chunks or view["have_chunks"] > 3
+        assert client.is_running
+        if has_database:  # not even that the version is given up can be noted
+            until(lambda: "disk I/O error" in (client.version(1)["error"] or ""), 20.0, client.log)
+        broken.unlink()
+        view = client.wait_complete(1, timeout_s=60.0)
+        assert view["error"] is None
+        assert not keeps_chunks or view["chunks_verified"] == view["chunks"]
+        assert client.pulled_tree(1) == tree_of(path)
+        assert [peer for peer in client.get("peers")["peers"] if peer["quarantined_for_s"]] == []
+        assert_is_well_again(client)
+
+
+@pytest.mark.usefixtures("_namespaces")
 def test_a_node_that_could_not_start_on_a_full_disk_starts_when_there_is_space(tmp_path: Path) -> None:
     with swarm(tmp_path) as made:
         node = made.daemon("node", wrap=on_disk_that_is_full_at_first(tmp_path / "node", 8 * MIB)).wait_ready()
@@ -139,6 +210,7 @@ def test_a_node_that_could_not_start_on_a_full_disk_starts_when_there_is_space(t
         assert readiness(node)[0] == 200
 
 
+@pytest.mark.usefixtures("_namespaces")
 @pytest.mark.parametrize("has_run_before", [False, True])
 def test_a_node_refuses_a_read_only_data_directory_in_one_sentence(tmp_path: Path, has_run_before: bool) -> None:
     with swarm(tmp_path) as made:

@@ -180,8 +180,8 @@ async def test_a_head_that_the_disk_refused_comes_again_by_itself(tmp_path: Path
         assert not client.shell.heads.refused, "a full disk is nobody's bad head"
 
 
-@pytest.mark.parametrize("begins_failing", [0, 2])
-async def test_a_version_that_the_disk_lost_is_begun_anew(tmp_path: Path, begins_failing: int) -> None:
+@pytest.mark.parametrize(("begins_failing", "is_noted"), [(0, True), (2, True), (2, False)])
+async def test_a_version_that_the_disk_lost_is_begun_anew(tmp_path: Path, begins_failing: int, is_noted: bool) -> None:
     async with fake_swarm(tmp_path) as swarm:
         origin = await swarm.origin()
         client = await swarm.other("client", origin)
@@ -190,9 +190,15 @@ async def test_a_version_that_the_disk_lost_is_begun_anew(tmp_path: Path, begins
         manifest = parse_digest((await origin.publish(path, 1))["manifest"])
         await client.until(lambda: client.versions.received_bytes > 0 and swarm.network.chunks_left == 0)
         client.store.faults["begin"] = begins_failing
+        version = client.versions.get(manifest)
+        assert version is not None
         # what a failed fdatasync does
-        client.versions.get(manifest).staging._fail(OSError(errno.EIO, "the disk failed"))
+        version.staging._fail(OSError(errno.EIO, "the disk failed"))
         assert client.store.version(manifest).state == "failed"
+        if not is_noted:  # the disk had refused that too
+            client.store._database.write("UPDATE versions SET state = 'staging'")
+            client.shell.opener.revive_soon(version)
+            await client.until(lambda: client.shell.opener.revival_error(manifest) == "disk full while begin")
         swarm.network.let_flow()
         assert await client.complete(format_digest(manifest)) == contents
 
