@@ -37,7 +37,8 @@ class RelayConfig:
     #: A dial costs 250 ms at best; a host that does not answer within this is not worth waiting for.
     dial_timeout_s: float = 10.0
     dials_max: int = 4
-    #: A contact that refused or could not be dialled is left alone so long.
+    #: A contact that refused or could not be dialled is left alone so long; while there is no neighbour less, from `retry_backoff_s` on
+    #: and doubling.
     redial_backoff_s: float = 20.0
     #: Gossip is a hint: ask two neighbours for their heads so often, and tell all of them our rate (a heartbeat).
     reconcile_interval_s: float = 2.0

@@ -73,6 +73,8 @@ class Membership:
     connected: dict[PeerId, Connection] = field(default_factory=dict)
     #: Contacts left alone until a time.
     resting: dict[PeerId, float] = field(default_factory=dict)
+    #: Dials of contacts the operator named that failed since there was a neighbour.
+    failed_dials: dict[PeerId, int] = field(default_factory=dict)
     #: Whether something is being fetched, here or from here: neighbours that give are not changed for others that might give more.
     is_busy: Callable[[], bool] = lambda: False
     #: Whether versions come from here.
@@ -134,9 +136,17 @@ class Membership:
             self._say_hello(peer, out, now_s)
 
     def dial_failed(self, event: DialFailed, now_s: float) -> None:
-        """Leave the contact alone for a while; a contact that cannot be dialled is not worth remembering."""
+        """Leave the contact alone for a while; a contact that cannot be dialled is not worth remembering.
+
+        Who has no neighbour yet tries again soon, and then less and less often: what it named may be starting, or crowded for a moment.
+        """
         self.dialling.pop(event.peer, None)
-        self.rest(event.peer, now_s + self.config.redial_backoff_s)
+        pause_s = self.config.redial_backoff_s
+        if not self.active and event.peer in self.bootstrap:
+            failures = self.failed_dials.get(event.peer, 0)
+            self.failed_dials[event.peer] = failures + 1
+            pause_s = min(pause_s, self.config.retry_backoff_s * 2 ** min(failures, 16) * (1.0 + self.rng.random()))
+        self.rest(event.peer, now_s + pause_s)
         self.passive.pop(event.peer, None)
 
     def peer_disconnected(self, peer: PeerId, now_s: float) -> bool:
@@ -170,6 +180,7 @@ class Membership:
                 return False, []
         self.passive.pop(event.peer, None)
         self.resting.pop(event.peer, None)
+        self.failed_dials.clear()
         self.active[event.peer] = Neighbour(event.contact, event.channels, now_s, now_s)
         if not self.connected[event.peer].is_greeted:
             self._say_hello(event.peer, out, now_s)

@@ -187,10 +187,24 @@ def test_a_contact_that_cannot_be_dialled_is_forgotten_and_the_next_one_tried():
     assert first[0] not in node.machine.membership.passive
 
 
-def test_a_bootstrap_contact_that_cannot_be_dialled_is_tried_again():
+def test_a_node_without_neighbours_dials_its_bootstrap_contact_again_soon_and_then_less_often():
     node, _ = started(1)
+    pauses_s = []
+    for _ in range(8):
+        failed_s = node.now_s
+        node.tell(DialFailed(peer(1), "refused"))
+        while not dials(node.wait(0.25)):
+            assert node.now_s < failed_s + CONFIG.redial_backoff_s + 3
+        pauses_s.append(node.now_s - failed_s)
+    assert pauses_s[0] <= 2 * CONFIG.retry_backoff_s + CONFIG.reconcile_interval_s
+    assert pauses_s[-1] >= CONFIG.redial_backoff_s
+
+
+def test_a_node_with_neighbours_leaves_a_bootstrap_contact_that_cannot_be_dialled_alone():
+    node, _ = started(1, 2)
+    node.meet(2)
     node.tell(DialFailed(peer(1), "refused"))
-    assert dials(node.wait(CONFIG.redial_backoff_s + 3)) == [peer(1)]
+    assert dials(node.wait(CONFIG.redial_backoff_s - 3)) == []
 
 
 def test_a_silent_neighbour_is_dropped():
