@@ -7,12 +7,12 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup torch demo test check format lock clean
 
 help:
 	@echo 'make setup   create $(VENV) from the lock file (system packages: installed when root, else named)'
 	@echo 'make demo    publish two checkpoints through six nodes on loopback, and compare every byte'
-	@echo 'make test    run every test that needs no GPU'
+	@echo 'make test    run every test that needs no GPU (adds torch to $(VENV) first; TORCH=none: without the tests that need it)'
 	@echo 'make check   format, lint, types, import contracts, sizes, container and service files'
 	@echo 'make format  apply the formatter and the safe lint fixes'
 	@echo 'make lock    resolve the dependencies again into the lock files'
@@ -23,7 +23,10 @@ setup:
 demo: setup
 	$(BIN)/shardcast demo
 
-test: setup
+torch: setup
+	@VENV='$(VENV)' tools/torch.sh
+
+test: torch
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not gpu' $(PYTEST_ARGS)
 
 check: setup

@@ -224,7 +224,7 @@ def test_the_imports_are_light():
 
 
 def test_a_torch_model_is_published_with_its_ties(pair):
-    torch = pytest.importorskip("torch", reason="needs torch, which is not among the locked packages")
+    torch = pytest.importorskip("torch", reason="needs torch: make torch")
     from safetensors.torch import load_model
 
     class Model(torch.nn.Module):  # type: ignore[name-defined, misc]
