@@ -24,30 +24,31 @@ def mean_uplink(contacts: Sequence[Contact]) -> float:
     return sum(told) / len(told) if told else 0.0
 
 
+def excess(contacts: Sequence[Contact], target: float) -> float:
+    """Return by how much the uplinks of neighbours are together above the target, in bytes/s."""
+    unknown = mean_uplink(contacts)
+    return sum(contact.up_bytes_per_s or unknown for contact in contacts) - target
+
+
 def is_balanced(contacts: Sequence[Contact], target: float, tolerance: float) -> bool:
     """Whether the uplinks of neighbours are together near enough to what they should be."""
-    return abs(_excess(contacts, target)) <= tolerance * target
+    return abs(excess(contacts, target)) <= tolerance * target
 
 
 def fits(newcomer: Contact, contacts: Sequence[Contact], target: float, *, gain: float) -> bool:
     """Whether one neighbour more would bring the sum nearer to the target by at least `gain`."""
-    excess = _excess(contacts, target)
-    return newcomer.up_bytes_per_s > 0 and abs(excess) - abs(excess + newcomer.up_bytes_per_s) >= gain
+    over = excess(contacts, target)
+    return newcomer.up_bytes_per_s > 0 and abs(over) - abs(over + newcomer.up_bytes_per_s) >= gain
 
 
 def place_for(newcomer: Contact, contacts: Sequence[Contact], target: float, *, gain: float) -> PeerId | None:
     """Return the neighbour in whose place a newcomer would bring the sum nearest to the target, and nearer by `gain`; None without one."""
     if not newcomer.up_bytes_per_s or not target:
         return None
-    excess = _excess(contacts, target)
-    best, best_excess = None, abs(excess) - gain
+    over = excess(contacts, target)
+    best, best_excess = None, abs(over) - gain
     for contact in contacts:
-        after = abs(excess - contact.up_bytes_per_s + newcomer.up_bytes_per_s)
+        after = abs(over - contact.up_bytes_per_s + newcomer.up_bytes_per_s)
         if contact.up_bytes_per_s and after <= best_excess and (best is None or after < best_excess):
             best, best_excess = contact.peer, after
     return best
-
-
-def _excess(contacts: Sequence[Contact], target: float) -> float:
-    unknown = mean_uplink(contacts)
-    return sum(contact.up_bytes_per_s or unknown for contact in contacts) - target

@@ -47,6 +47,23 @@ class Exchange:
         """Whether something is missing of an open blob, here or at a neighbour that wants to hear what we hold of it."""
         return any(transfer.listeners or not transfer.is_complete for transfer in self.transfers.values())
 
+    def is_behind(self) -> bool:
+        """Whether half of the neighbours hold a good deal more of an open blob than we do."""
+        for transfer in self.transfers.values():
+            counts = sorted(transfer.holders.get(peer, 0).bit_count() for peer in self.neighbours)
+            least = transfer.have.mask.bit_count() + self._config.behind_share * transfer.have.count
+            if not transfer.is_complete and counts and counts[len(counts) // 2] > least:
+                return True
+        return False
+
+    def least_in_need(self, peers: list[PeerId]) -> PeerId | None:
+        """Return the one of some neighbours that holds most of what is open; None while nothing is."""
+        if not any(transfer.listeners for transfer in self.transfers.values()):
+            return None
+        return max(
+            peers, key=lambda peer: sum(other.holders.get(peer, 0).bit_count() for other in self.transfers.values())
+        )
+
     def neighbour_up(self, contact: Contact, out: Outbox) -> None:
         """Ask a new neighbour what it has of everything that is open here."""
         self.neighbours[contact.peer] = contact

@@ -104,17 +104,7 @@ class Machine:
         self.links = Links(self.config, self.exchange.neighbours)
         self.trees = Forest(self.config, rng, self.exchange, self_id)
         self.pushes = Pushes(self.config, self.exchange, self.trees, self.links)
-        self.membership.is_busy = self.exchange.is_busy
-        self.membership.is_source = lambda: bool(self.membership.bindings or self.pushes.sources)
-        self.membership.is_kept = self.trees.has_edge
-        self.trees.is_small = lambda: len(self.membership.passive) <= self.config.small_passive_max
-        self.trees.uplink_of = self._uplink_of
-        self.exchange.on_complete = lambda transfer: self.trees.completed(transfer.blob, self._now_s)
-        self.downloads.parents = self.trees.parents
-        self.exchange.is_well_fed = lambda transfer: self.trees.is_well_fed(transfer.blob)
-        self.downloads.grace_s = self._grace_s
-        self.downloads.is_linked = lambda peer: peer in self.links.receiving.up
-        self.exchange.is_linked = lambda peer: peer in self.links.receiving.up or peer in self.links.sending.up
+        self._join_parts()
         self.story = Story(self.config.story_max)
         #: Our uplink, told to neighbours; 0 when unknown.
         self._up_bytes_per_s = 0
@@ -163,6 +153,22 @@ class Machine:
             Detach: self._detach_received,
             Trees: lambda peer, message, out: self.trees.trees_received(peer, message, out, self._now_s),
         }
+
+    def _join_parts(self) -> None:
+        """Let each part ask the others what it needs to know."""
+        self.membership.is_busy = self.exchange.is_busy
+        self.membership.is_behind = self.exchange.is_behind
+        self.membership.least_in_need = self.exchange.least_in_need
+        self.membership.is_source = lambda: bool(self.membership.bindings or self.pushes.sources)
+        self.membership.is_kept = self.trees.has_edge
+        self.trees.is_small = lambda: len(self.membership.passive) <= self.config.small_passive_max
+        self.trees.uplink_of = self._uplink_of
+        self.exchange.on_complete = lambda transfer: self.trees.completed(transfer.blob, self._now_s)
+        self.downloads.parents = self.trees.parents
+        self.exchange.is_well_fed = lambda transfer: self.trees.is_well_fed(transfer.blob)
+        self.downloads.grace_s = self._grace_s
+        self.downloads.is_linked = lambda peer: peer in self.links.receiving.up
+        self.exchange.is_linked = lambda peer: peer in self.links.receiving.up or peer in self.links.sending.up
 
     def handle(self, event: Event, *, now_s: float) -> list[Command]:
         """Take in one fact and return the orders that follow from it, in order.

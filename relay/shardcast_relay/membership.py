@@ -19,7 +19,7 @@ from shardcast_proto.ids import Digest, PeerId
 from shardcast_proto.limits import PEERS_PER_MESSAGE_MAX
 from shardcast_proto.messages import Goodbye, Hello, Peers
 
-from .balance import fits, is_balanced, mean_uplink, place_for
+from .balance import excess, fits, is_balanced, mean_uplink, place_for
 from .config import RelayConfig
 from .events import Contact, DialFailed, GoodbyeReceived, HelloReceived, PeersReceived
 from .outbox import Outbox
@@ -77,10 +77,16 @@ class Membership:
     failed_dials: dict[PeerId, int] = field(default_factory=dict)
     #: Whether something is being fetched, here or from here: neighbours that give are not changed for others that might give more.
     is_busy: Callable[[], bool] = lambda: False
+    #: Whether most neighbours hold a good deal more of what is being fetched than we do.
+    is_behind: Callable[[], bool] = lambda: False
+    #: The one of some neighbours that needs us least.
+    least_in_need: Callable[[list[PeerId]], PeerId | None] = lambda peers: None
     #: Whether versions come from here.
     is_source: Callable[[], bool] = lambda: False
     #: Whether a neighbour should not have to go for a newcomer in need: it feeds us, or is fed by us.
     is_kept: Callable[[PeerId], bool] = lambda peer: False
+    #: Until when nobody more is taken in who dialled us.
+    _newcomer_at_s: float = 0.0
     #: The view that was balanced last, and when that is tried again.
     _balanced: frozenset[PeerId] = frozenset()
     _balance_at_s: float = 0.0
@@ -107,7 +113,7 @@ class Membership:
             self._balanced, self._balance_pause_s = peers, self.config.reconcile_interval_s
         elif now_s < self._balance_at_s:
             return
-        if self.is_busy() or not self._is_large or len(self.active) < self.config.active_view_aim or self.dialling:
+        if self._is_settled or not self._is_large or len(self.active) < self.config.active_view_aim or self.dialling:
             return
         target, contacts = self._target_bytes_per_s(), self._contacts()
         if is_balanced(contacts, target, self.config.balance_tolerance):
@@ -166,18 +172,23 @@ class Membership:
         if known is not None:
             return self._hello_repeated(known, event, out, now_s), []
         dropped: list[PeerId] = []
+        is_extra = len(self.active) >= self.config.active_view_aim and self.is_busy() and self._is_large
+        is_uncalled = is_extra and not event.is_origin and not self.connected[event.peer].is_greeted
+        if is_uncalled and now_s < self._newcomer_at_s:
+            self._decline(event.contact, out)
+            return False, []
         if len(self.active) >= self.config.active_view_max:
             place = self._place_for(event.contact)
             if place is not None:
                 dropped.append(self._make_room(place, out, now_s))
             elif event.is_urgent:
                 others = [peer for peer in self.active if not self.is_kept(peer)] or list(self.active)
-                dropped.append(self._make_room(self.rng.choice(others), out, now_s))
+                dropped.append(self._make_room(self.least_in_need(others) or self.rng.choice(others), out, now_s))
             else:
-                self._remember(event.contact)
-                self.connected[event.peer].is_greeted = False
-                out.send(event.peer, Goodbye("my view is full", self._sample_records(exclude=event.peer)))
+                self._decline(event.contact, out)
                 return False, []
+        if is_uncalled:
+            self._newcomer_at_s = now_s + self.config.newcomer_interval_s
         self.passive.pop(event.peer, None)
         self.resting.pop(event.peer, None)
         self.failed_dials.clear()
@@ -270,7 +281,8 @@ class Membership:
         self.connected[peer].is_greeted = True
         if peer not in self.active:
             self.rest(peer, now_s + self.config.hello_patience_s)
-        out.send(peer, Hello(self.record, tuple(self.channels), not self.active, self.bindings))
+        is_urgent = not self.active or self._is_starving
+        out.send(peer, Hello(self.record, tuple(self.channels), is_urgent, self.bindings))
 
     def _introduce(self, contact: Contact, out: Outbox) -> None:
         """Tell the newcomer of others, and let its record walk."""
@@ -283,13 +295,26 @@ class Membership:
 
     def _place_for(self, newcomer: Contact) -> PeerId | None:
         """Return the neighbour in whose place a newcomer would better the balance, if there is one, while it may be changed."""
-        if self.is_busy() or not self._is_large:
+        if self._is_settled or not self._is_large:
             return None
         target = self._target_bytes_per_s()
         return place_for(newcomer, self._contacts(), target, gain=self.config.balance_gain * target)
 
     def _contacts(self) -> list[Contact]:
         return [neighbour.contact for neighbour in self.active.values()]
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether neighbours are not changed for others that might give more: something is fetched, and not by us alone too slowly."""
+        return self.is_busy() and not self._is_starving
+
+    @property
+    def _is_starving(self) -> bool:
+        """Whether we are behind our neighbours because those that we have give less than others' do."""
+        if not self._is_large or not self.is_behind():
+            return False
+        target = self._target_bytes_per_s()
+        return excess(self._contacts(), target) < -self.config.balance_tolerance * target
 
     @property
     def _is_large(self) -> bool:
@@ -299,6 +324,11 @@ class Membership:
         """Return what the uplinks of our neighbours should be together: those of a full view of usual nodes, or a source's of fast ones."""
         share = self.config.balance_source_share if self.is_source() else 1.0
         return self.config.active_view_max * share * mean_uplink([*self._contacts(), *self.passive.values()])
+
+    def _decline(self, contact: Contact, out: Outbox) -> None:
+        self._remember(contact)
+        self.connected[contact.peer].is_greeted = False
+        out.send(contact.peer, Goodbye("my view is full", self._sample_records(exclude=contact.peer)))
 
     def _make_room(self, peer: PeerId, out: Outbox, now_s: float) -> PeerId:
         contact = self.active.pop(peer).contact

@@ -6,8 +6,9 @@ says that it holds it, or in a small swarm half of them do: a peer that kept wha
 attract no more. What is not passed on in time is given to another stripe, and the late one's window is halved.
 
 The window is rate * least latency * gain, both measured, like the congestion window of BBR; have-updates, which come in batches, are
-allowed for as BBR allows for acknowledgements that do. Of the stripes with credit the one in which a chunk waits least gets the next. Near
-the end a stripe gets no chunk that it would pass on later than all the others are done.
+allowed for as BBR allows for acknowledgements that do. A root that comes later shows with one chunk what it is. Of the stripes with
+credit the one in which a chunk waits least gets the next. Near the end a stripe gets no chunk that it would pass on later than all the
+others are done.
 """
 
 from __future__ import annotations
@@ -144,8 +145,9 @@ class Source:
         best, best_rank = None, (inf, inf, inf)
         for stripe, held in ready.items():
             share = self.shares[stripe]
-            load = len(share.unconfirmed) / share.credit(self._config, now_s)
-            if load >= 1.0 and share.trust < 1.0:
+            is_newcomer = self._is_newcomer(share)
+            load = len(share.unconfirmed) / (1 if is_newcomer else share.credit(self._config, now_s))
+            if load >= 1.0 and (is_newcomer or share.trust < 1.0):
                 continue
             rank = (max(load, 1.0), share.queue_s(self._config, now_s), load)
             if rank < best_rank and self._fit(share, held) and share.eta_s(now_s) <= limit_s:
@@ -198,7 +200,7 @@ class Source:
                 self._take_back(index)
                 self.repeated_count += 1
             if late:
-                share.trust /= 2
+                share.trust = 0.0 if self._is_newcomer(share) else share.trust / 2
             if share.trust < self._config.credit_trust_min:
                 lost.append(stripe)
         return lost
@@ -221,6 +223,10 @@ class Source:
         out = {index: stripe for stripe, share in self.shares.items() for index in share.unconfirmed}
         if out != self._stripe_of or any(self.todo >> index & 1 for index in out):
             raise InvariantViolated(f"chunks of blob {self.blob.hex()[:12]} are handed out twice or not at all")
+
+    def _is_newcomer(self, share: Share) -> bool:
+        """Whether a root has passed on nothing yet while others have: one chunk shows what it is, and a second chance is not due."""
+        return not share.confirmed and any(other.confirmed for other in self.shares.values())
 
     def _patience_s(self, share: Share) -> float:
         latency_s = max((latency_s for _, latency_s in share.confirmed), default=0.0)

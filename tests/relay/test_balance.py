@@ -118,3 +118,67 @@ def test_an_unbalanced_node_dials_who_would_better_its_view():
 def test_a_balanced_node_and_one_that_knows_no_uplinks_dial_nobody():
     assert dials(neighbours_with(4 * MB, others=4 * MB).keep_alive(30.0, *FULL)) == []
     assert dials(neighbours_with(0, others=0).keep_alive(30.0, *FULL)) == []
+
+
+# --- in mid-transfer ---
+
+
+def behind(*, own: int, others: int) -> Node:
+    """A node that fetches a blob of which all its neighbours hold half and it holds nothing."""
+    node = neighbours_with(own, others=others)
+    node.open(100)
+    for number in FULL:
+        node.holds(number, (0, 50))
+    return node
+
+
+def test_who_is_behind_with_poor_neighbours_goes_for_better_ones_in_mid_transfer_and_may_not_be_turned_away():
+    node = behind(own=2 * MB, others=8 * MB)
+    target, *_ = dials(node.keep_alive(2.5, *FULL))
+    (hello,) = [message for message in sent(node.tell(PeerConnected(target))) if isinstance(message, Hello)]
+    assert hello.is_urgent
+
+
+def test_who_is_behind_with_usual_neighbours_keeps_them():
+    assert dials(behind(own=4 * MB, others=4 * MB).keep_alive(30.0, *FULL)) == []
+
+
+def test_who_is_not_behind_keeps_poor_neighbours_until_the_end():
+    node = neighbours_with(2 * MB, others=8 * MB)
+    node.open(100, (1 << 50) - 1)
+    for number in FULL:
+        node.holds(number, (1, 50))
+    assert dials(node.keep_alive(30.0, *FULL)) == []
+
+
+def test_a_full_view_makes_room_for_the_urgent_by_the_neighbour_that_needs_it_least():
+    node = neighbours_with(4 * MB, others=4 * MB)
+    node.open(100, (1 << 50) - 1)
+    for number in FULL:
+        node.hear(number, Want(BLOB))
+        node.holds(number, (0, 90 if number == 7 else number))
+    node.tell(PeerConnected(peer(60)), replace(greeting(60, 4 * MB), is_urgent=True))
+    assert set(FULL) - {7} == {number for number in FULL if peer(number) in node.machine.membership.active}
+
+
+def test_while_something_is_fetched_a_full_view_takes_a_stranger_in_so_often_and_no_more():
+    """Liars, whom all others hang up on, have no neighbours, so each is urgent."""
+    node = neighbours_with(4 * MB, others=4 * MB)
+    node.open(100)
+    urgent = [replace(greeting(number, 4 * MB), is_urgent=True) for number in (60, 61, 62)]
+    for event in urgent[:2]:
+        node.tell(PeerConnected(event.peer), event)
+    assert (peer(60) in node.machine.membership.active, peer(61) in node.machine.membership.active) == (True, False)
+    node.keep_alive(CONFIG.newcomer_interval_s, *FULL)
+    node.tell(PeerConnected(peer(62)), urgent[2])
+    assert peer(62) in node.machine.membership.active
+
+
+def test_while_something_is_fetched_origins_and_those_that_were_dialled_are_taken_in_at_any_time():
+    node = behind(own=2 * MB, others=8 * MB)
+    target, *_ = dials(node.keep_alive(2.5, *FULL))
+    node.tell(PeerConnected(peer(60)), replace(greeting(60, 4 * MB), is_urgent=True))
+    node.tell(PeerConnected(peer(61)), replace(greeting(61, 4 * MB), is_urgent=True, is_origin=True))
+    answer = next(number for number in range(20, 40) if peer(number) == target)
+    node.tell(PeerConnected(target), greeting(answer, 8 * MB))
+    assert {peer(60), peer(61), target} <= set(node.machine.membership.active)

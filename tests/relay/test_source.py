@@ -191,7 +191,7 @@ def test_what_is_late_at_a_root_that_holds_it_goes_to_another_stripe():
 def test_what_is_late_halves_the_share_of_its_stripe_once_for_all_that_is_late_together():
     value = source(1, 2)
     hand_out(value)
-    see(value, 99, *[index for index in range(COUNT) if value.out >> index & 1 and index % 2])
+    see(value, 99, 0, *[index for index in range(COUNT) if value.out >> index & 1 and index % 2])
     value.take_back_late(after_patience(value))
     assert [value.shares[stripe].trust for stripe in (0, 1)] == [0.5, 1.0]
     assert value.shares[0].credit(CONFIG, 0.0) == CONFIG.credit_first // 2
@@ -218,6 +218,23 @@ def test_a_root_that_passes_nothing_on_is_dismissed_in_the_end():
         rounds += 1
     assert lost == [0]
     assert 0.5**rounds < CONFIG.credit_trust_min <= 0.5 ** (rounds - 1)
+
+
+def test_a_root_that_comes_when_others_have_passed_chunks_on_shows_with_one_what_it_is():
+    value = source(1, 2, count=20 * COUNT)
+    see(value, 99, *[index for stripe, index in hand_out(value) if stripe == 0])
+    value.root_up(1, peer(3))
+    assert [stripe for stripe, _ in hand_out(value, spare=COUNT)].count(1) == 1
+    assert len(value.shares[0].unconfirmed) > CONFIG.credit_first, "our uplink does not idle meanwhile"
+    see(value, 99, *value.shares[1].unconfirmed)
+    assert [stripe for stripe, _ in hand_out(value)].count(1) > 1
+
+
+def test_a_root_that_has_passed_nothing_on_is_dismissed_at_once_while_others_have():
+    value = source(1, 2)
+    see(value, 99, *[index for stripe, index in hand_out(value) if stripe == 0])
+    assert value.take_back_late(after_patience(value)) == [1]
+    assert value.todo.bit_count() == COUNT - CONFIG.credit_first
 
 
 def test_a_distrusted_stripe_is_given_nothing_beyond_its_credit_even_when_our_uplink_idles():
