@@ -11,9 +11,9 @@ shows as wrong bytes, not only as a complaint.
     live      live tensors are written only between `quiesce` and the next `drain`, and when `quiesce` is called nothing is under way;
     memory    what is released was taken, once.
 
-**Failing.** Every call counts. The call with the number `fail_at` raises `InjectedFault`, and so do those after it, `fail_for` in all. A copy
-that fails has been half done. Numbers are given in the order of the calls; reads come from several threads, so which of them has which
-may change from run to run.
+**Failing.** Every call counts. The call with the number `fail_at` raises `InjectedFault`, and so do those after it, `fail_for` in all.
+A copy that fails has been half done. Numbers are given in the order of the calls; reads come from several threads, so which of them has
+which may change from run to run.
 """
 
 from __future__ import annotations

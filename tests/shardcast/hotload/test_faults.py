@@ -6,6 +6,8 @@ import threading
 
 import pytest
 
+from shardcast.hotload import TornWeights
+from shardcast_proto.errors import HotLoadError
 from tests.shardcast.hotload.weights import (
     every_kind,
     live_of,
@@ -16,9 +18,6 @@ from tests.shardcast.hotload.weights import (
     recorder,
     snapshot,
 )
-
-from shardcast.hotload import TornWeights  # noqa: E402, I001
-from shardcast_proto.errors import HotLoadError
 
 STAGINGS = ["device", "host", "inplace"]
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.shardcast.hotload.weights import torch
-
-from shardcast.hotload.slots import image_bytes, slots_of  # noqa: E402, I001
+from shardcast.hotload.slots import image_bytes, slots_of
 from shardcast_proto.errors import ConfigError
+from tests.shardcast.hotload.weights import torch
 
 
 def test_names_of_one_memory_are_one_slot():
     weight = torch.zeros(4, 4)
-    slots = slots_of({"a": weight, "b": torch.zeros(3), "c": weight.view(4, 4), "d": torch.zeros(0), "e": torch.zeros(0)})
+    slots = slots_of(
+        {"a": weight, "b": torch.zeros(3), "c": weight.view(4, 4), "d": torch.zeros(0), "e": torch.zeros(0)}
+    )
     assert [slot.names for slot in slots] == [("a", "c"), ("b",), ("d",), ("e",)]
     assert image_bytes(slots) == 2 * 256
     assert slots[1].view_in(torch.zeros(512, dtype=torch.uint8)).shape == (3,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,4 +99,4 @@ def loader_of(live: Mapping[str, Any], **options: Any) -> HotLoader:
 
 def open_files() -> int:
     """Return how many descriptors this process has."""
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
