@@ -131,7 +131,8 @@ def mapped_memory(size_bytes: int) -> Any:
     """Return host memory in pages of its own, which go back to the system with the last reference to it."""
     if size_bytes == 0:
         return torch.empty(0, dtype=torch.uint8)
-    return torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.uint8)
+    # not shared: a process that the engine forks must not write into it
+    return torch.frombuffer(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
 
 
 def backend_for(device: Any) -> Backend:
