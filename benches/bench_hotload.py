@@ -47,6 +47,8 @@ Row = dict[str, Any]
 
 def main() -> int:
     options = _options()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if options.memory_of:
         print(json.dumps(_memory_here(Path(options.memory_of), options.staging, options.rollback_copies, device)))
@@ -74,6 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=15, help="commits and bare copies, in turns (default 15)")
     parser.add_argument("--loads", type=int, default=500, help="loads with a fault, of each kind (default 500)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--threads", type=int, help="threads of torch, for both sides alike (default: its own)")
     parser.add_argument("--dir", type=Path, help="where versions are written (default: the temporary directory)")
     parser.add_argument("--strict", action="store_true", help="fail when a pause is longer than 1.2 bare copies")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
