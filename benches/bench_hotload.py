@@ -137,6 +137,7 @@ def _pause(versions: Sequence[VersionOnDisk], device: str, repeats: int) -> list
                     before = tensors[(turn + 1) % 2] if turn else live
                     copies.append(_bare_copy(live, before))
                     pauses.append(loader.commit().pause_seconds)
+                _tell(f"{staging} {turn}: load {loads[-1]:.2f} s, pause {pauses[-1]:.3f} s, copy_ {copies[-1]:.3f} s")
                 if any(not _weights.same(live[key], source[key]) for key in live):
                     raise SystemExit(f"the weights are not those of the version, staged {staging}")
             size = sum(tensor.nbytes for tensor in _weights.unique(live))
@@ -166,6 +167,10 @@ def _bare_copy(live: dict[str, Any], source: dict[str, Any]) -> float:
             target.copy_(new)
     _settle(live)
     return time.monotonic() - began_s
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _settle(live: dict[str, Any]) -> None:
