@@ -292,6 +292,21 @@ def test_a_version_that_is_deleted_after_the_load_can_still_be_rolled_back_to(tm
         assert snapshot(live) == snapshot(every_kind(0))
 
 
+def test_a_version_that_is_gone_before_the_load_cannot_be_restored_and_the_load_says_so(tmp_path, live):
+    first, second = (published(tmp_path / str(seed), every_kind(seed)) for seed in (0, 100))
+    files = open_files()
+    with loader_of(live, rollback_copies=0) as loader:
+        loader.load(first)
+        loader.commit()
+        for file in first.path.iterdir():
+            file.unlink()
+        assert not loader.load(second).can_restore
+        assert open_files() == files
+        loader.commit()
+        with pytest.raises(HotLoadError, match="no version to go back to"):
+            loader.rollback()
+
+
 def test_a_header_is_compared_with_the_manifest_too(tmp_path, live):
     version = published(tmp_path / "v", every_kind(0))
     shard = sorted(version.path.glob("*.safetensors"))[0]
