@@ -233,10 +233,12 @@ def _faults(home: Path, device: str, loads: int) -> Iterator[Row]:
     ]
     for staging in STAGINGS:
         for copies in (0, 1):
-            yield _faults_of(versions, tensors, device, {"staging": staging, "rollback_copies": copies}, loads)
+            yield _faults_of(
+                versions, tensors, {"staging": staging, "rollback_copies": copies}, device=device, loads=loads
+            )
 
 
-def _faults_of(versions: Sequence[VersionOnDisk], tensors: Sequence[Any], device: str, how: Row, loads: int) -> Row:
+def _faults_of(versions: Sequence[VersionOnDisk], tensors: Sequence[Any], how: Row, *, device: str, loads: int) -> Row:
     live = _weights.blank(tensors[0], device)
     for key, tensor in live.items():
         tensor.copy_(tensors[0][key])

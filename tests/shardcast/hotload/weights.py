@@ -32,6 +32,18 @@ DTYPES = [
 Tensors = dict[str, Any]
 
 
+class Model(torch.nn.Module):  # type: ignore[misc]
+    """A model with tied weights, and buffers of both kinds."""
+
+    def __init__(self, dtype=torch.bfloat16):
+        super().__init__()
+        self.embed = torch.nn.Embedding(40, 24, dtype=dtype)
+        self.head = torch.nn.Linear(24, 40, bias=False, dtype=dtype)
+        self.head.weight = self.embed.weight
+        self.register_buffer("mean", torch.randn(24))
+        self.register_buffer("cache", torch.zeros(24), persistent=False)
+
+
 def filled(seed: int, dtype: Any, *shape: int) -> Any:
     """Return a tensor of random bytes; a `bool` is 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
