@@ -32,7 +32,7 @@ DTYPES = [
 Tensors = dict[str, Any]
 
 
-class Model(torch.nn.Module):  # type: ignore[misc]
+class Model(torch.nn.Module):  # type: ignore[name-defined, misc]
     """A model with tied weights, and buffers of both kinds."""
 
     def __init__(self, dtype=torch.bfloat16):
