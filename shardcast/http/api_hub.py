@@ -88,7 +88,9 @@ class HubRoutes:
                 )
             case ("shardcast", channel, "resolve", revision, *parts) if parts:
                 return lambda request: self._answer_file(request, channel, revision, "/".join(parts))
-            case ("api", "models" | "datasets" | "spaces" | "kernels", owner, *_) if owner != OWNER:
+            case ("api", "models", owner, *_) if owner != OWNER:
+                return _no_repository
+            case ("api", "datasets" | "spaces" | "kernels", *_):
                 return _no_repository
             case ("datasets" | "spaces", _, _, "resolve", *_) | (_, _, "resolve", *_) | (_, "resolve", *_):
                 return _no_repository
