@@ -3,7 +3,7 @@
 The decisions are made in `shardcast_relay` (who, what and when) and `shardcast_proto` (what is acceptable); this
 package carries them out. Importing it imports neither libp2p nor aiohttp nor torch.
 
-For programs: `shardcast.Publisher` and `shardcast.Subscriber`.
+For programs: `shardcast.Publisher`, `shardcast.Subscriber` and, with torch, `shardcast.HotLoader`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from .hotload import HotLoader
     from .publisher import Published, Publisher
     from .subscriber import Subscriber, Version
     from .tensors import RawTensor
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 #: Where each public name is; looked up when it is asked for, because a command needs none of them.
 _PLACES = {
+    "HotLoader": "hotload",
     "Published": "publisher",
     "Publisher": "publisher",
     "RawTensor": "tensors",
     "Subscriber": "subscriber",
     "Version": "subscriber",
 }
-__all__ = ["Published", "Publisher", "RawTensor", "Subscriber", "Version", "__version__"]
+__all__ = ["HotLoader", "Published", "Publisher", "RawTensor", "Subscriber", "Version", "__version__"]
 
 
 def __getattr__(name: str) -> object:

@@ -19,11 +19,12 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from shardcast_proto.errors import ConfigError, DaemonUnreachable, NotFound, NotReady
+from shardcast_proto.manifest import Manifest
 
 from .api_client import ApiClient
 from .pull import pull
@@ -48,6 +49,7 @@ class Version:
         explain: What it waits for, or what became of it.
         path: The local directory of a complete version, else None.
         completed_at: When it was complete here, in unix seconds by the node's clock, else None.
+        node: Where the version was seen, and is asked for its manifest.
     """
 
     channel: str
@@ -59,11 +61,26 @@ class Version:
     explain: str
     path: Path | None
     completed_at: float | None
+    node: ApiClient | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_complete(self) -> bool:
         """Whether every byte is here, verified."""
         return self.state == "complete"
+
+    def read_manifest(self) -> Manifest:
+        """Fetch the list of files and chunk digests from the node, and compare it with the digest that names this version.
+
+        Raises:
+            NotReady: The node does not have it yet.
+            NotFound: The node does not know the version any more.
+            IntegrityError: The node sent something else.
+            DaemonUnreachable: No node answers.
+            ConfigError: The version comes from no node.
+        """
+        if self.node is None:
+            raise ConfigError(f"version {self.manifest} comes from no node", hint="ask a Subscriber for it")
+        return self.node.manifest_of({"manifest": self.manifest, "channel_id": self.channel})
 
 
 class Subscriber:
@@ -90,7 +107,7 @@ class Subscriber:
             NotFound: The node does not follow the channel.
             DaemonUnreachable: No node answers.
         """
-        return [_version(view) for view in self._api.versions(self.channel)]
+        return [_version(view, self._api) for view in self._api.versions(self.channel)]
 
     def latest(self) -> Version | None:
         """Return the newest version that is complete here, None while there is none.
@@ -119,7 +136,8 @@ class Subscriber:
         """
         if step is None:
             return self._wait_newer(-1 if newer_than is None else newer_than.seq, timeout_s)
-        return _version(self._api.wait(self.channel, str(step), timeout_s=timeout_s, on_view=_refuse_gone))
+        view = self._api.wait(self.channel, str(step), timeout_s=timeout_s, on_view=_refuse_gone)
+        return _version(view, self._api)
 
     @contextlib.contextmanager
     def hold(self, version: Version, *, ttl_s: float = 3600.0) -> Iterator[Path]:
@@ -188,7 +206,7 @@ def _refuse_gone(view: Mapping[str, Any]) -> None:
         )
 
 
-def _version(view: Mapping[str, Any]) -> Version:
+def _version(view: Mapping[str, Any], node: ApiClient) -> Version:
     return Version(
         channel=str(view["channel_id"]),
         step=int(view["step"]),
@@ -199,4 +217,5 @@ def _version(view: Mapping[str, Any]) -> Version:
         explain=str(view["explain"]),
         path=None if view["path"] is None else Path(view["path"]),
         completed_at=view["completed_at"],
+        node=node,
     )
