@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def main() -> int:
         return 2
     from .hosts import HostFailed
 
+    # the nodes are ended by whoever started them, also when that one is told to stop
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     wanted = RunOptions(
         steps=options.steps, max_off_policy_steps=options.max_off_policy_steps, kill=options.kill, seed=options.seed
     )

@@ -19,6 +19,8 @@ _ENTROPY_WEIGHT: Final = 0.003
 _GRADIENT_NORM_MAX: Final = 0.5
 _PASSES: Final = 4
 _LEARNING_RATE: Final = 0.002
+#: What is left of it at the last step: rollouts are a few steps old, and a policy that is nearly right gains nothing by large steps.
+_LEARNING_RATE_LEFT: Final = 0.1
 
 
 def build_policy() -> Any:
@@ -38,7 +40,7 @@ def sample(policy: Any, prompts: Any, generator: Any) -> tuple[Any, Any]:
     Returns:
         The answers, integers of shape [count, LENGTH], and the logarithms of the chances that they had, of the same shape.
     """
-    with torch.inference_mode():
+    with torch.no_grad():
         chances = _distribution(policy, prompts).probs
         answers = torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view(prompts.shape)
         return answers, chances.gather(2, answers[..., None])[..., 0].log()
@@ -58,9 +60,10 @@ class Experience:
 class Learner:
     """Improves a policy in place."""
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: Any, *, steps: int) -> None:
         self._policy = policy
         self._optimizer = torch.optim.Adam(policy.parameters(), lr=_LEARNING_RATE)
+        self._rate = torch.optim.lr_scheduler.LinearLR(self._optimizer, 1.0, _LEARNING_RATE_LEFT, total_iters=steps)
 
     def learn(self, experience: Experience) -> None:
         """Take one step: a few passes over what was sampled."""
@@ -76,6 +79,7 @@ class Learner:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self._policy.parameters(), _GRADIENT_NORM_MAX)
             self._optimizer.step()
+        self._rate.step()
 
 
 def _distribution(policy: Any, prompts: Any) -> Any:

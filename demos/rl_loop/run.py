@@ -29,9 +29,9 @@ BATCH: Final = 64
 #: A killed sampler is started again after this, as a service manager would.
 _RESTART_S: Final = 1.0
 #: How long nothing may happen. Two cores are enough for a step in a fraction of a second.
-_SILENCE_S: Final = 90.0
+_SILENCE_S: Final = 180.0
 #: How long samplers may take to make the last version live.
-_LAST_S: Final = 30.0
+_LAST_S: Final = 60.0
 
 Kill = Literal["sampler", "node"]
 
@@ -124,8 +124,7 @@ class _Run:
         self._listen("trainer", trainer)
         self._follow(lambda: self._is_ended, _SILENCE_S)
         self.report.seconds = time.monotonic() - began_s
-        deadline_s = time.monotonic() + _LAST_S
-        self._follow(lambda: self._all_have_the_last() or time.monotonic() > deadline_s, _LAST_S)
+        self._follow(self._all_have_the_last, _LAST_S)
 
     def check_digests(self) -> None:
         """Ask the trainer's node, which signs what it publishes, for every digest that came with a rollout.
@@ -150,7 +149,8 @@ class _Run:
             except queue.Empty:
                 self._look_after_hosts()
                 if time.monotonic() - heard_s > silence_s:
-                    raise HostFailed(f"nothing has happened for {silence_s:g} s") from None
+                    last = {name: sampler.activated[-1:] for name, sampler in self.report.samplers.items()}
+                    raise HostFailed(f"nothing has happened for {silence_s:g} s; live are the steps {last}") from None
                 continue
             heard_s = time.monotonic()
             getattr(self, f"_on_{event.pop('event')}")(name, event)

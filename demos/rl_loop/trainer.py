@@ -31,7 +31,7 @@ def main() -> None:
     intake = Intake(groups_max=options.groups, off_policy_steps_max=options.max_off_policy_steps)
     tell("listening", url=intake.url)
     policy = build_policy()
-    learner = Learner(policy)
+    learner = Learner(policy, steps=options.steps)
     publisher = Publisher(options.api, options.channel)
     for step in range(options.steps + 1):
         if step > 0:
