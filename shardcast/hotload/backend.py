@@ -131,7 +131,10 @@ def mapped_memory(size_bytes: int) -> Any:
     """Return host memory in pages of its own, which go back to the system with the last reference to it."""
     if size_bytes == 0:
         return torch.empty(0, dtype=torch.uint8)
-    return torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.uint8)
+    pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # a process that the engine forks does not get them: copying on write would move locked pages away from the device
+    pages.madvise(mmap.MADV_DONTFORK)
+    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def backend_for(device: Any) -> Backend:

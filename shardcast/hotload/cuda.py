@@ -47,7 +47,10 @@ class CudaBackend:
 
     def device_memory(self, size_bytes: int) -> Any:
         """Return memory of PyTorch's allocator."""
-        return torch.empty(size_bytes, dtype=torch.uint8, device=self.device)
+        memory = torch.empty(size_bytes, dtype=torch.uint8, device=self.device)
+        # the allocator may give what kernels of the engine still use, because they come before whatever else that stream is given
+        torch.cuda.current_stream(self.device).synchronize()
+        return memory
 
     def release(self, memory: Any) -> None:
         """Unlock host memory; a device's goes back to the allocator with its last reference."""

@@ -83,7 +83,7 @@ class HotLoader:
         slabs: int = SLABS,
         names: RenameFn | None = None,
         rollback_copies: int = 1,
-        current: VersionOnDisk | None = None,
+        current: VersionLike | None = None,
     ) -> None:
         """Look at the tensors; no memory is taken yet.
 
@@ -100,6 +100,7 @@ class HotLoader:
 
         Raises:
             ConfigError: The tensors cannot be loaded into, or an argument is none of these.
+            What `load` says of a version that is none, of `current`.
         """
         if staging not in ("auto", "device", "host", "inplace"):
             raise ConfigError(f"staging is auto, device, host or inplace, not {staging!r}")
@@ -114,7 +115,7 @@ class HotLoader:
         self._busy = threading.Lock()
         self._pause = Pause()
         self._ready: _Ready | None = None
-        self._current = current
+        self._current = None if current is None else on_disk(current)
         #: What was current before the last commit, where that is known, and what writes it back.
         self._previous: VersionOnDisk | None = None
         self._rollback: Update | None = None

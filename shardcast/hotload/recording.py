@@ -11,9 +11,9 @@ shows as wrong bytes, not only as a complaint.
     live      live tensors are written only between `quiesce` and the next `drain`, and when `quiesce` is called nothing is under way;
     memory    what is released was taken, once.
 
-**Failing.** Every call counts. The call with the number `fail_at` raises `InjectedFault`, and with `fail_for` more of them each one after it;
-a copy that fails has been half done. Numbers are taken in the order of the calls; reads come from several threads, so which of them has a
-number may change from run to run.
+**Failing.** Every call counts. The call with the number `fail_at` raises `InjectedFault`, and so do those after it, `fail_for` in all.
+A copy that fails has been half done. Numbers are given in the order of the calls; reads come from several threads, so which of them has
+which may change from run to run.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from .backend import Backend
-from .slots import as_bytes
 
 
 class RuleBroken(AssertionError):
@@ -234,9 +235,7 @@ def _span(tensor: Any) -> tuple[int, int]:
 
 
 def _span_of_buffer(buffer: memoryview) -> tuple[int, int]:
-    import torch
-
-    return _span(as_bytes(torch.frombuffer(buffer, dtype=torch.uint8)))
+    return _span(torch.frombuffer(buffer, dtype=torch.uint8))
 
 
 def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -1,9 +1,10 @@
 """An update of the live tensors, which a load makes ready and a commit writes.
 
-This is where other sources of new weights plug in. An update owns whatever it needs until it is released, knows the samples that the live
-tensors must show afterwards, and `write`s inside the pause, from one thread, with nothing else using the tensors. It need not know
-how to undo itself: the loader keeps an update that writes the old weights back. `ImageUpdate` writes whole tensors from memory,
-`FileUpdate` whole tensors from verified files; an update that changes only some words of a tensor, at positions, has the same members.
+This is where other sources of new weights plug in: `Stager.stage` makes updates, `swap` writes them. An update owns whatever it needs
+until it is released, knows the samples that the live tensors must show afterwards, and `write`s inside the pause, from one thread, with
+nothing else using the tensors. It need not know how to undo itself: the loader keeps an update that writes the old weights back.
+`ImageUpdate` writes whole tensors from memory, `FileUpdate` whole tensors from verified files; an update that changes only some words of
+a tensor, at positions, has the same members.
 """
 
 from __future__ import annotations

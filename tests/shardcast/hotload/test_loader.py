@@ -1,0 +1,495 @@
+"""The states of a loader: what is staged, current and previous, and what is refused in each."""
+
+from __future__ import annotations
+
+import json
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from shardcast.hotload import DoesNotFit, HotLoader, VersionOnDisk
+from shardcast_proto.errors import ConfigError, HotLoadError, IntegrityError, StoreError
+from tests.shardcast.hotload.weights import (
+    CHUNK,
+    every_kind,
+    filled,
+    live_of,
+    loader_of,
+    open_files,
+    pointers,
+    published,
+    raw,
+    recorder,
+    snapshot,
+    torch,
+)
+
+STAGINGS = ["device", "host", "inplace"]
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory):
+    home = tmp_path_factory.mktemp("loader")
+    return [published(home / str(seed), every_kind(seed)) for seed in (0, 100, 200)]
+
+
+@pytest.fixture
+def live():
+    return live_of(every_kind(0))
+
+
+class Model(torch.nn.Module):  # type: ignore[misc]
+    """A model with tied weights, and buffers of both kinds."""
+
+    def __init__(self, dtype=torch.bfloat16):
+        super().__init__()
+        self.embed = torch.nn.Embedding(40, 24, dtype=dtype)
+        self.head = torch.nn.Linear(24, 40, bias=False, dtype=dtype)
+        self.head.weight = self.embed.weight
+        self.register_buffer("mean", torch.randn(24))
+        self.register_buffer("cache", torch.zeros(24), persistent=False)
+
+
+@pytest.mark.parametrize("staging", STAGINGS)
+def test_a_model_becomes_what_was_published_where_it_is(staging, versions, live):
+    where = pointers(live)
+    with loader_of(live, staging=staging) as loader:
+        before = snapshot(live)
+        staged = loader.load(versions[0])
+        assert snapshot(live) == before
+        assert (loader.staged, loader.current) == (staged, None)
+        done = loader.commit()
+        assert snapshot(live) == snapshot(every_kind(0))
+        assert pointers(live) == where
+        assert (done.digest, done.previous, loader.current, loader.staged) == (
+            versions[0].digest,
+            None,
+            done.digest,
+            None,
+        )
+        tied = sum(tensor.nbytes for name, tensor in live.items() if name != "lm_head.weight")
+        assert done.bytes == staged.bytes == tied
+        assert done.pause_seconds > 0
+        assert loader.verify() == tied
+
+
+def test_a_torch_model_keeps_its_ties_and_what_is_not_persistent(tmp_path):
+    trained, engine = Model(), Model()
+    version = published(tmp_path / "v", trained.state_dict())
+    cache, where = engine.cache.clone(), engine.embed.weight.data_ptr()
+    with loader_of(engine) as loader:
+        loader.load(version)
+        loader.commit()
+    assert torch.equal(engine.embed.weight, trained.embed.weight)
+    assert torch.equal(engine.mean, trained.mean)
+    assert torch.equal(engine.cache, cache)
+    assert engine.head.weight is engine.embed.weight
+    assert engine.embed.weight.data_ptr() == where
+    assert engine.embed.weight.requires_grad
+
+
+def test_a_model_of_inference_tensors_is_written(tmp_path):
+    with torch.inference_mode():
+        engine = {"w": torch.zeros(30, 20)}
+    version = published(tmp_path / "v", {"w": filled(3, torch.float32, 30, 20)})
+    with loader_of(engine) as loader:
+        loader.load(version)
+        loader.commit()
+    assert snapshot(engine) == {"w": filled(3, torch.float32, 30, 20).numpy().tobytes()}
+
+
+def test_a_live_tensor_with_gaps_is_written_and_what_lies_between_is_not(tmp_path):
+    fused = filled(1, torch.float32, 64, 96)
+    between = raw(fused[:, 32:])
+    live = {"q": fused[:, :32], "t": filled(2, torch.float32, 20, 30).t()}
+    new = {"q": filled(3, torch.float32, 64, 32), "t": filled(4, torch.float32, 30, 20)}
+    version = published(tmp_path / "v", new)
+    with loader_of(live) as loader:
+        loader.load(version)
+        loader.commit()
+        assert loader.verify() == sum(tensor.nbytes for tensor in new.values())
+        loader.rollback()
+        assert raw(live["q"]) != raw(new["q"])
+        loader.load(version)
+        loader.commit()
+    assert snapshot(live) == snapshot(new)
+    assert raw(fused[:, 32:]) == between
+    with pytest.raises(HotLoadError, match="not contiguous"), loader_of(live, staging="inplace") as loader:
+        loader.load(version)
+
+
+# --- order of calls ---
+
+
+def test_a_newer_load_replaces_what_is_staged(versions, live):
+    with loader_of(live) as loader:
+        loader.load(versions[0])
+        loader.load(versions[1])
+        assert loader.commit().digest == versions[1].digest
+        assert snapshot(live) == snapshot(every_kind(100))
+
+
+def test_a_load_of_what_is_staged_or_current_reads_nothing_again(versions, live):
+    backend = recorder(live)
+    with loader_of(live, backend=backend) as loader:
+        staged = loader.load(versions[0])
+        reads = backend.calls["read"]
+        assert loader.load(versions[0]) is staged
+        loader.commit()
+        again = loader.load(versions[0])
+        done = loader.commit()
+        assert backend.calls["read"] == reads
+        assert (again.bytes, done.bytes, done.digest, done.previous) == (0, 0, versions[0].digest, versions[0].digest)
+        with pytest.raises(HotLoadError, match="nothing is staged"):
+            loader.commit()
+
+
+def test_a_rollback_goes_back_one_version_until_the_next_load(versions, live):
+    with loader_of(live) as loader:
+        with pytest.raises(HotLoadError, match="no version to go back to"):
+            loader.rollback()
+        before = snapshot(live)
+        for version in versions[:2]:
+            loader.load(version)
+            loader.commit()
+        back = loader.rollback()
+        assert (back.digest, back.previous) == (versions[0].digest, versions[1].digest)
+        assert snapshot(live) == snapshot(every_kind(0))
+        with pytest.raises(HotLoadError, match="no version to go back to"):
+            loader.rollback()
+        loader.load(versions[2])
+        with pytest.raises(HotLoadError, match="no version to go back to"):
+            loader.rollback()
+        loader.commit()
+        assert loader.rollback().digest == versions[0].digest
+    with loader_of(live) as loader:
+        before = snapshot(live)
+        loader.load(versions[1])
+        loader.commit()
+        assert loader.rollback().digest is None
+        assert snapshot(live) == before
+
+
+@pytest.mark.parametrize("call", ["load", "commit", "rollback", "verify", "plan"])
+def test_a_call_during_another_one_is_refused(versions, live, call):
+    backend = recorder(live)
+    inside, go_on = threading.Event(), threading.Event()
+    read = backend.read
+
+    def slow(*arguments):
+        inside.set()
+        assert go_on.wait(60)
+        return read(*arguments)
+
+    backend.read = slow  # type: ignore[method-assign]
+    with loader_of(live, backend=backend) as loader:
+        thread = threading.Thread(target=loader.load, args=(versions[0],))
+        thread.start()
+        assert inside.wait(60)
+        arguments = (versions[1],) if call in ("load", "plan") else ()
+        with pytest.raises(HotLoadError, match=f"{call} was called while another call is under way"):
+            getattr(loader, call)(*arguments)
+        go_on.set()
+        thread.join(60)
+        assert loader.commit().digest == versions[0].digest
+
+
+def test_a_closed_loader_refuses_and_closes_again(versions, live):
+    loader = loader_of(live)
+    loader.load(versions[0])
+    loader.close()
+    loader.close()
+    with pytest.raises(HotLoadError, match="after close"):
+        loader.commit()
+    assert loader.memory is None
+
+
+def test_tensors_that_were_replaced_since_the_load_are_not_written(versions, live):
+    with loader_of(live) as loader:
+        loader.load(versions[0])
+        live["scale"] = live["scale"].clone()
+        with pytest.raises(HotLoadError, match="not those that the version was staged for"):
+            loader.commit()
+        loader.load(versions[0])
+        loader.commit()
+        assert snapshot(live) == snapshot(every_kind(0))
+
+
+# --- files that are not what was signed ---
+
+
+@pytest.mark.parametrize("staging", STAGINGS)
+@pytest.mark.parametrize("change", ["flip", "cut", "gone"])
+def test_files_that_were_changed_never_reach_live_tensors(tmp_path, live, staging, change):
+    version = published(tmp_path / "v", every_kind(0))
+    shard = sorted(version.path.glob("*.safetensors"))[-1]
+    data = bytearray(shard.read_bytes())
+    if change == "gone":
+        shard.unlink()
+    else:
+        data[-1] ^= 1
+        shard.write_bytes(data if change == "flip" else data[:-1])
+    before, files = snapshot(live), open_files()
+    with loader_of(live, staging=staging) as loader:
+        with pytest.raises(IntegrityError if change != "gone" else StoreError, match=shard.name):
+            loader.load(version)
+        assert loader.staged is None
+        assert open_files() == files
+    assert snapshot(live) == before
+
+
+def test_files_that_change_between_load_and_an_in_place_commit_leave_the_old_weights(tmp_path, live):
+    first, second = (published(tmp_path / str(seed), every_kind(seed)) for seed in (0, 100))
+    for rollback_copies in (0, 1):
+        with loader_of(live, staging="inplace", rollback_copies=rollback_copies) as loader:
+            loader.load(first)
+            loader.commit()
+            loader.load(second)
+            shard = sorted(second.path.glob("*.safetensors"))[-1]
+            data = shard.read_bytes()
+            shard.chmod(0o644)
+            with shard.open("r+b") as file:
+                file.seek(-1, 2)
+                file.write(bytes([data[-1] ^ 1]))
+            with pytest.raises(IntegrityError, match="it was changed on this host's disk"):
+                loader.commit()
+            assert snapshot(live) == snapshot(every_kind(0))
+            assert loader.current == first.digest
+            shard.write_bytes(data)
+            assert loader.commit().digest == second.digest
+            assert snapshot(live) == snapshot(every_kind(100))
+
+
+def test_a_version_that_is_deleted_after_the_load_can_still_be_rolled_back_to(tmp_path, live):
+    first, second = (published(tmp_path / str(seed), every_kind(seed)) for seed in (0, 100))
+    with loader_of(live, rollback_copies=0) as loader:
+        loader.load(first)
+        loader.commit()
+        assert loader.load(second).can_restore
+        loader.commit()
+        for file in first.path.iterdir():
+            file.unlink()
+        assert loader.rollback().digest == first.digest
+        assert snapshot(live) == snapshot(every_kind(0))
+
+
+def test_a_header_is_compared_with_the_manifest_too(tmp_path, live):
+    version = published(tmp_path / "v", every_kind(0))
+    shard = sorted(version.path.glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes().replace(b'"BF16"', b'"F16" '))
+    with loader_of(live) as loader, pytest.raises(IntegrityError, match="other bytes than were signed"):
+        loader.plan(version)
+
+
+def test_who_writes_to_a_live_tensor_is_found_by_verify(versions, live):
+    with loader_of(live) as loader:
+        loader.load(versions[0])
+        loader.commit()
+        live["layers.2.weight"].view(-1).view(torch.uint8)[7] ^= 1
+        with pytest.raises(HotLoadError, match=r"'layers\.2\.weight' is not what was published"):
+            loader.verify()
+
+
+def test_a_commit_that_did_not_arrive_is_found_and_undone(versions, live):
+    backend = recorder(live)
+    before = snapshot(live)
+    with loader_of(live, backend=backend) as loader:
+        loader.load(versions[0])
+        copy, lost = backend.copy, [True]
+
+        def losing(target, source):
+            if lost[0] and target.data_ptr() == live["embed.weight"].data_ptr():
+                lost[0] = False
+                return
+            copy(target, source)
+
+        backend.copy = losing  # type: ignore[method-assign]
+        with pytest.raises(HotLoadError, match="do not hold what was copied into them"):
+            loader.commit()
+        assert snapshot(live) == before
+
+
+# --- which version ---
+
+
+def test_a_version_needs_a_manifest_and_a_directory(versions, live, tmp_path):
+    version = versions[0]
+    with loader_of(live) as loader:
+        with pytest.raises(ConfigError, match="a path alone does not say"):
+            loader.load(version.path)
+        with pytest.raises(HotLoadError, match="is not complete on this host"):
+            loader.load(SimpleNamespace(path=None, manifest=version.digest))
+        with pytest.raises(IntegrityError, match="not that of"):
+            loader.load(SimpleNamespace(path=version.path, manifest="b3:" + "0" * 64), manifest=version.manifest)
+        with pytest.raises(ConfigError, match="does not have it"):
+            loader.load(SimpleNamespace(path=version.path, manifest=version.digest))
+        with pytest.raises(ConfigError, match="is no version"):
+            loader.load(object())  # type: ignore[arg-type]
+        assert loader.load(version.path, manifest=version.manifest.encoded).digest == version.digest
+        assert loader.load(SimpleNamespace(path=version.path, manifest=version.manifest)).digest == version.digest
+
+
+def test_a_slab_must_hold_a_chunk(tmp_path, live):
+    tensors = every_kind(0)
+    version = published(tmp_path / "v", tensors)
+    large = VersionOnDisk.sealed(version.path, chunk_size=2 * CHUNK)
+    with loader_of(live) as loader, pytest.raises(ConfigError, match=f"a slab {CHUNK}") as refused:
+        loader.load(large)
+    assert refused.value.hint == f"give slab_bytes={2 * CHUNK} or more"
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"staging": "cloud"}, "staging is auto, device, host or inplace"),
+        ({"rollback_copies": 2}, "2 copies of old weights"),
+        ({"slabs": 2}, "a ring of 2 slabs"),
+        ({"slab_bytes": 0}, "slabs of 0 bytes"),
+    ],
+)
+def test_an_argument_that_is_none_is_refused(live, options, match):
+    with pytest.raises(ConfigError, match=match):
+        HotLoader(live, **options)
+
+
+def test_one_error_lists_all_that_does_not_fit(tmp_path):
+    version = published(
+        tmp_path / "v",
+        {
+            "more": torch.zeros(3),
+            "shape": torch.zeros(1, 3),
+            "type": torch.zeros(4, dtype=torch.float16),
+            "same": torch.ones(2),
+        },
+    )
+    live = {"less": torch.zeros(3), "shape": torch.zeros(3), "type": torch.zeros(4), "same": torch.zeros(2)}
+    with loader_of(live) as loader, pytest.raises(DoesNotFit) as refused:
+        loader.load(version)
+    expected = {
+        "missing": ["less"],
+        "extra": ["more"],
+        "shapes": ["shape is [3] here and [1, 3] there"],
+        "dtypes": ["type is F32 here and F16 there"],
+    }
+    assert {key: refused.value.facts[key] for key in expected} == expected
+    assert all(text in refused.value.message for texts in expected.values() for text in texts)
+    assert "names=" in (refused.value.hint or "")
+    assert snapshot(live) == {name: bytes(tensor.nbytes) for name, tensor in live.items()}
+
+
+def test_names_are_renamed_and_left_out(tmp_path):
+    version = published(tmp_path / "v", {"model.a": torch.ones(3), "model.b": torch.ones(2), "rotary": torch.ones(9)})
+    live = {"a": torch.zeros(3), "b": torch.zeros(2)}
+    names = {"model.a": "a", "model.b": "b", "rotary": None}
+    with loader_of(live, names=names.get) as loader:
+        loader.load(version)
+        loader.commit()
+    assert snapshot(live) == {"a": torch.ones(3).numpy().tobytes(), "b": torch.ones(2).numpy().tobytes()}
+
+
+# --- ties ---
+
+
+def test_weights_published_by_save_model_know_their_ties(tmp_path):
+    safetensors_torch = pytest.importorskip("safetensors.torch", reason="needs safetensors")
+    trained, engine = Model(), Model()
+    (tmp_path / "v").mkdir()
+    safetensors_torch.save_model(trained, str(tmp_path / "v" / "model.safetensors"))
+    version = VersionOnDisk.sealed(tmp_path / "v", chunk_size=CHUNK)
+    with loader_of(engine) as loader:
+        loader.load(version)
+        loader.commit()
+    assert torch.equal(engine.head.weight, trained.head.weight)
+
+
+def test_weights_tied_in_the_version_and_apart_here_are_both_written(tmp_path):
+    weight = filled(1, torch.float32, 10, 10)
+    version = published(tmp_path / "v", {"a": weight, "b": weight})
+    live = {"a": torch.zeros(10, 10), "b": torch.zeros(10, 10)}
+    with loader_of(live) as loader:
+        loader.load(version)
+        loader.commit()
+    assert snapshot(live) == snapshot({"a": weight, "b": weight})
+
+
+@pytest.mark.parametrize("staging", STAGINGS)
+def test_weights_tied_here_and_apart_in_the_version_must_be_the_same(tmp_path, staging):
+    weight = filled(1, torch.float32, 300, 400)
+    other = weight.clone()
+    other.view(-1)[-1] = 0
+    tied = torch.zeros(300, 400)
+    same = published(tmp_path / "same", {"a": weight, "b": weight.clone()})
+    differs = published(tmp_path / "differs", {"a": weight, "b": other})
+    live = {"a": tied, "b": tied}
+    with loader_of(live, staging=staging) as loader:
+        with pytest.raises(DoesNotFit, match="one tensor here and have different bytes"):
+            loader.load(differs)
+        assert not tied.any()
+        loader.load(same)
+        loader.commit()
+    assert raw(tied) == raw(weight)
+
+
+# --- headers ---
+
+
+def broken_file(header: dict, data: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        ({"config.json": b"{}"}, "has no .safetensors file"),
+        ({"model.safetensors": b"abc"}, "too few for a header"),
+        ({"model.safetensors": (99).to_bytes(8, "little")}, "its header has 99 bytes"),
+        ({"model.safetensors": (2).to_bytes(8, "little") + b"[]"}, "holds no JSON object"),
+        ({"model.safetensors": (2).to_bytes(8, "little") + b"{a"}, "does not hold valid JSON"),
+        ({"model.safetensors": broken_file({"w": 1})}, "without a type, shape and offsets"),
+        (
+            {"model.safetensors": broken_file({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4))},
+            "which its type and shape do not have",
+        ),
+        (
+            {"model.safetensors": broken_file({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(4))},
+            "promises",
+        ),
+        (
+            {
+                "model.safetensors": broken_file(
+                    {
+                        "v": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+                        "w": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+                    },
+                    bytes(12),
+                )
+            },
+            "overlap",
+        ),
+        ({"model.safetensors.index.json": b"{}"}, "has no weight_map"),
+        (
+            {"model.safetensors.index.json": b'{"weight_map": {"w": "gone.safetensors"}}'},
+            "names gone.safetensors, which the version does not have",
+        ),
+        (
+            {
+                "a.safetensors": broken_file({"w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, b"1"),
+                "b.safetensors": broken_file({"w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, b"1"),
+            },
+            "so has another file",
+        ),
+    ],
+)
+def test_headers_that_cannot_be_right_are_refused(tmp_path, files, match):
+    sizes = [(name, len(data)) for name, data in files.items()]
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    from shardcast_proto.hashing import digest_of
+    from shardcast_proto.manifest import Manifest, sort_by_path
+
+    digests = b"".join(digest_of(files[name]) for name, _ in sort_by_path(sizes))
+    version = VersionOnDisk(tmp_path, Manifest.build(sizes, CHUNK, digests))
+    with loader_of({"w": torch.zeros(2)}) as loader, pytest.raises(HotLoadError, match=match):
+        loader.load(version)
