@@ -210,8 +210,7 @@ class _Run:
             self._kill(self._options.kill, event["step"])
         if self._is_node_down and event["step"] >= self._options.node_returns_step:
             self._say(f"step {event['step']:>4}  the node of {VICTIM} is started again")
-            self._hosts[VICTIM].start_node()
-            self._hosts[VICTIM].wait_ready()
+            self._hosts[VICTIM].start_node()  # where its sampler looks for it; that one waits
             self._is_node_down = False
 
     def _on_activated(self, name: str, event: dict[str, Any]) -> None:
