@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from shardcast import Published, Publisher
 from tests.loopback.api_node import CHANNEL, WEIGHTS, eventually, folder_node, serving
-from tests.loopback.daemons import MIB, swarm, tree_of
+from tests.loopback.daemons import MIB, swarm, tree_of, until
 from tests.loopback.hub_client import HubError, environment, hub, wire_to
 
 pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: make setup")
@@ -108,6 +109,24 @@ def test_a_download_that_is_cut_goes_on_where_it_was(tmp_path):
         assert Path(path).read_bytes() == made.daemons[0].pulled_tree(1)["model.safetensors"]
         first, rest = wire.gets()
     assert (first.range, rest.range, rest.path) == (None, "bytes=10485760-", first.path)
+
+
+def test_a_file_that_is_read_slowly_stays_until_it_is_read(tmp_path):
+    with swarm(tmp_path) as made:
+        origin = made.origin("--keep", "1")
+        publisher = Publisher(origin.ready["api"], "demo")
+        big = {"w": np.random.default_rng(7).standard_normal(8_000_000, "f4")}
+        publisher.publish(big, step=1)
+        expected = origin.pulled_tree(1)["model.safetensors"]
+        url = f"{origin.ready['api']}/{REPO}/resolve/1/model.safetensors"
+        with urllib.request.urlopen(url, timeout=60) as reply:
+            beginning = reply.read(MIB)
+            for step in (2, 3):
+                publisher.publish(weights(step), step=step)
+            until(lambda: origin.version(2)["state"] == "gone", 60, origin.log)
+            assert origin.version(1)["state"] == "complete"
+            assert beginning + reply.read() == expected
+        until(lambda: origin.version(1)["state"] == "gone", 60, origin.log)
 
 
 def test_a_newer_step_brings_only_the_files_that_changed(tmp_path):
