@@ -33,7 +33,7 @@ from shardcast.http.api_target import EXPAND, RECURSIVE, Target
 from shardcast.http.facade import NodeFacade, VersionView
 from shardcast.http.hub_tree import hub_files, hub_tree
 from shardcast.http.problems import problem_response
-from shardcast_proto.errors import NotFound, NotReady, ShardcastError, StoreError
+from shardcast_proto.errors import ConfigError, NotFound, NotReady, ShardcastError, StoreError
 from shardcast_proto.ids import DIGEST_PREFIX
 from shardcast_proto.manifest import Manifest
 
@@ -98,7 +98,7 @@ class HubRoutes:
 
     async def _answer_model(self, channel: str, revision: str) -> web.StreamResponse:
         view = self._find(channel, revision)
-        files = await asyncio.to_thread(hub_files, self._manifest(view))
+        files = await asyncio.to_thread(hub_files, await self._manifest(view))
         document = {
             "id": f"{OWNER}/{channel}",
             "modelId": f"{OWNER}/{channel}",
@@ -117,19 +117,21 @@ class HubRoutes:
                 "manifest": view["manifest"],
             },
         }
-        return json_response(document, headers=_commit_fields(view))
+        return await asyncio.to_thread(json_response, document, headers=_commit_fields(view))
 
     async def _answer_tree(
         self, channel: str, revision: str, *, below: str, is_recursive: bool, has_commits: bool
     ) -> web.StreamResponse:
         view = self._find(channel, revision)
-        entries = await asyncio.to_thread(hub_tree, self._manifest(view), below, is_recursive=is_recursive)
+        manifest = await self._manifest(view)
+        entries = await asyncio.to_thread(hub_tree, manifest, below, is_recursive=is_recursive)
         if below and not entries:
             error = NotFound(f"step {view['step']} has no directory {below[:200]!r}", path=below[:200])
             raise _NotThere("EntryNotFound", error, commit_of(view))
         commit = {"id": commit_of(view), "title": f"step {view['step']}", "date": _date(view)}
         more: Mapping[str, object] = {"lastCommit": commit} if has_commits else {}
-        return json_response([{**entry, **more} for entry in entries], headers=_commit_fields(view))
+        document = [{**entry, **more} for entry in entries]
+        return await asyncio.to_thread(json_response, document, headers=_commit_fields(view))
 
     async def _answer_file(
         self, request: web.BaseRequest, channel: str, revision: str, path: str
@@ -176,8 +178,9 @@ class HubRoutes:
             raise NotReady(f"channel {channel} has no version here yet")
         return newest
 
-    def _manifest(self, view: VersionView) -> Manifest:
-        return Manifest.decode(self._facade.manifest_bytes(view["channel"], view["manifest"]))
+    async def _manifest(self, view: VersionView) -> Manifest:
+        # a thread reads it: with its 65,536 files a manifest would keep the loop for a good part of a second
+        return await asyncio.to_thread(Manifest.decode, self._facade.manifest_bytes(view["channel"], view["manifest"]))
 
 
 def commit_of(view: VersionView) -> str:
@@ -197,7 +200,7 @@ def _selector(revision: str) -> str:
 def _named(kind: Missing) -> Iterator[None]:
     try:
         yield
-    except NotFound as error:
+    except (NotFound, ConfigError) as error:
         raise _NotThere(kind, error) from error
 
 

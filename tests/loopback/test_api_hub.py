@@ -104,6 +104,8 @@ async def test_equal_files_have_equal_names_in_two_listings(call):
         (f"/shardcast/none/resolve/{'0' * 40}/config.json", "RepoNotFound"),
         (f"{MODEL}/revision/11", "RevisionNotFound"),
         (f"{MODEL}/revision/refs%2Fpr%2F1", "RevisionNotFound"),
+        (f"{MODEL}/revision/{'9' * 19}", "RevisionNotFound"),
+        (f"{MODEL}/revision/latest", "RevisionNotFound"),
         (f"{MODEL}/tree/{'0' * 40}", "RevisionNotFound"),
         (f"/shardcast/{CHANNEL}/resolve/11/config.json", "RevisionNotFound"),
         (f"/shardcast/{CHANNEL}/resolve/main/none", "EntryNotFound"),
