@@ -3,7 +3,7 @@
     .venv/bin/python benches/bench_hotload.py [--size-mib 1024] [--repeats 15] [--loads 500] [--device auto|cpu|cuda] [--json FILE]
 
 Four questions, each a table. Exit code 1 when a line about correctness or memory fails, or, with --strict, when the pause is longer
-than 1.2 bare copies.
+than 1.2 bare copies; that of in-place staging, which reads and hashes the files, is shown and not judged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from shardcast_proto.errors import HotLoadError
 
 PAUSE_RATIO_MAX = 1.2
 #: What Python itself takes while it plans: headers, tasks of the readers, their stacks.
-SLACK_BYTES = 24 * 2**20
+SLACK_BYTES = 16 * 2**20
 MIB = 2**20
 STAGINGS = ("device", "host", "inplace")
 DTYPES = {
@@ -66,7 +66,7 @@ def main() -> int:
         about = {"machine": machine(), "commit": commit(), "device": _name(device), "torch": torch.__version__}
         options.json.write_text(json.dumps({**about, **found}, indent=2))
     bad = [row for part in found.values() for row in part if not row["good"]]
-    slow = [row for row in found["pause"] if row["ratio"] > PAUSE_RATIO_MAX]
+    slow = [row for row in found["pause"] if row["staging"] != "inplace" and row["ratio"] > PAUSE_RATIO_MAX]
     return 1 if bad or (options.strict and slow) else 0
 
 

@@ -56,18 +56,23 @@ SLABS: Final = 3
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """What a load left for the commit. `update` is None when there is nothing to do.
+class _Old:
+    """Old weights: what writes them back, into which tensors, and which version they are, where that is known."""
 
-    `restores` is the version that `undo` writes back, where one is known.
-    """
+    update: Update
+    slots: list[Slot]
+    version: VersionOnDisk | None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a load left for the commit. `update` is None when there is nothing to do."""
 
     staged: Staged
     version: VersionOnDisk
     slots: list[Slot]
     update: Update | None
-    undo: Update | None
-    restores: VersionOnDisk | None
+    old: _Old | None
 
 
 class HotLoader:
@@ -110,15 +115,17 @@ class HotLoader:
             raise ConfigError(
                 f"a ring of {slabs} slabs of {slab_bytes} bytes", hint="3 are needed: read, verified, copied"
             )
-        self._backend = backend or backend_for(device_of(slots_of(target)))
+        slots = slots_of(target)
+        self._backend = backend or backend_for(device_of(slots))
         self._stager = Stager(target, self._backend, MemoryWish(staging, rollback_copies, slab_bytes, slabs), names)
         self._busy = threading.Lock()
         self._pause = Pause()
         self._ready: _Ready | None = None
+        #: What is live, and in which tensors; a model that was moved or replaced has others.
         self._current = None if current is None else on_disk(current)
-        #: What was current before the last commit, where that is known, and what writes it back.
-        self._previous: VersionOnDisk | None = None
-        self._rollback: Update | None = None
+        self._slots = slots
+        #: What was live before the last commit.
+        self._old: _Old | None = None
         self._is_torn = False
         self._is_closed = False
 
@@ -252,10 +259,10 @@ class HotLoader:
         if ready is not None and ready.staged.digest == version.digest and self._is_in_place(ready.slots):
             return ready.staged
         began_s = time.monotonic()
-        if self.current == version.digest:
+        if self.current == version.digest and self._is_in_place(self._slots):
             self._drop_ready()
             staged = Staged(digest=version.digest, bytes=0, memory=self.memory, seconds=0.0, can_restore=True)
-            self._ready = _Ready(staged, version, [], None, None, None)
+            self._ready = _Ready(staged, version, [], None, None)
             return staged
         files = self._stager.files_of(version)
         update: Update | None = None
@@ -265,7 +272,7 @@ class HotLoader:
             if not self._stager.has_memory_for(plan):
                 self._forget_old()
             update = self._stager.stage(plan, files)
-            undo = self._keep_old(plan)
+            old = self._keep_old(plan)
         except BaseException:
             files.close()
             raise
@@ -276,19 +283,19 @@ class HotLoader:
             bytes=plan.bytes,
             memory=plan.memory,
             seconds=time.monotonic() - began_s,
-            can_restore=undo is not None,
+            can_restore=old is not None,
         )
-        self._ready = _Ready(
-            staged, version, plan.slots, update, undo, self._previous if self._is_torn else self._current
-        )
+        self._ready = _Ready(staged, version, plan.slots, update, old)
         return staged
 
-    def _keep_old(self, plan: Plan) -> Update | None:
-        if self._is_torn:
-            # what is live is worth nothing: what could not be written back may be next time
-            return self._rollback
+    def _keep_old(self, plan: Plan) -> _Old | None:
+        if self._is_torn and self._old is not None and self._is_in_place(self._old.slots):
+            # what could not be written back may be next time
+            return self._old
         self._forget_old()
-        return self._stager.keep_old(plan, self._current)
+        # what is live is worth nothing when it is torn
+        update = None if self._is_torn else self._stager.keep_old(plan, self._current)
+        return None if update is None else _Old(update, plan.slots, self._current)
 
     def _commit(self, timeout_s: float | None) -> Committed:
         ready, before = self._ready, self.current
@@ -297,20 +304,16 @@ class HotLoader:
         if ready.update is None:
             self._ready = None
             return Committed(digest=before, previous=before, bytes=0, pause_seconds=0.0, waited_seconds=0.0)
-        if not self._is_in_place(ready.slots):
-            raise HotLoadError(
-                "the live tensors are not those that the version was staged for: the model was moved or replaced",
-                hint="load the version again",
-            )
+        self._refuse_moved(ready.slots)
         with self._pause.alone(timeout_s) as waited_s:
             began_s = time.monotonic()
             try:
-                replace(self._backend, ready.update, ready.undo)
+                replace(self._backend, ready.update, None if ready.old is None else ready.old.update)
             except TornWeights:
-                self._tear(ready)
+                self._current, self._is_torn, self._old = None, True, ready.old
                 raise
-            self._rollback, self._previous = ready.undo, ready.restores
-            self._current, self._is_torn, self._ready = ready.version, False, None
+            self._current, self._slots, self._old = ready.version, ready.slots, ready.old
+            self._is_torn, self._ready = False, None
             pause_s = time.monotonic() - began_s
         ready.update.release()
         return Committed(
@@ -322,21 +325,22 @@ class HotLoader:
         )
 
     def _go_back(self, timeout_s: float | None) -> Committed:
-        old, before = self._rollback, self.current
+        old, before = self._old, self.current
         if old is None:
             raise HotLoadError(
                 "there is no version to go back to",
                 hint="one is kept from a commit until the next load; load an older version instead",
                 reason="no_previous",
             )
+        self._refuse_moved(old.slots)
         with self._pause.alone(timeout_s) as waited_s:
             began_s = time.monotonic()
             try:
-                interruption = go_back(self._backend, old)
+                interruption = go_back(self._backend, old.update)
             except TornWeights:
                 self._current, self._is_torn = None, True
                 raise
-            self._current, self._is_torn = self._previous, False
+            self._current, self._is_torn = old.version, False
             pause_s = time.monotonic() - began_s
         self._drop_ready()
         self._forget_old()
@@ -345,14 +349,17 @@ class HotLoader:
         return Committed(
             digest=self.current,
             previous=before,
-            bytes=old.bytes,
+            bytes=sum(slot.size_bytes for slot in old.slots),
             pause_seconds=pause_s,
             waited_seconds=waited_s,
         )
 
-    def _tear(self, ready: _Ready) -> None:
-        self._current, self._is_torn = None, True
-        self._rollback, self._previous = ready.undo, ready.restores
+    def _refuse_moved(self, slots: list[Slot]) -> None:
+        if not self._is_in_place(slots):
+            raise HotLoadError(
+                "the live tensors are not those that the weights were made ready for: the model was moved or replaced",
+                hint="load a version again",
+            )
 
     def _is_in_place(self, slots: list[Slot]) -> bool:
         """Whether the live tensors are still the ones, where they were."""
@@ -361,12 +368,12 @@ class HotLoader:
 
     def _drop_ready(self) -> None:
         ready, self._ready = self._ready, None
-        if ready is not None:
-            for update in (ready.update, ready.undo):
-                if update is not None and update is not self._rollback:
-                    update.release()
+        if ready is not None and ready.update is not None:
+            ready.update.release()
+        if ready is not None and ready.old is not None and ready.old is not self._old:
+            ready.old.update.release()
 
     def _forget_old(self) -> None:
-        old, self._rollback, self._previous = self._rollback, None, None
+        old, self._old = self._old, None
         if old is not None:
-            old.release()
+            old.update.release()

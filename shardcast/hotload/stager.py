@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardcast_proto.errors import ConfigError, ShardcastError
+from shardcast_proto.errors import ConfigError, IntegrityError, StoreError
 
 from .backend import Backend
 from .buffers import Buffers
+from .errors import DoesNotFit
 from .layout import read_layout
 from .memory import MemoryPlan, MemoryWish, choose_memory
 from .plan import Piece, Plan, RenameFn, match
@@ -115,10 +116,13 @@ class Stager:
             for transfer in old.transfers:
                 files.open(transfer.span.file_index)
             return self._from_files(old, files, samples)
-        except ShardcastError:
+        except (StoreError, IntegrityError, DoesNotFit):
             # its directory is gone, or not what it was: the caller is told by `can_restore`
             files.close()
             return None
+        except BaseException:
+            files.close()
+            raise
 
     def compare(self, plan: Plan, files: VerifiedFiles) -> int:
         """Compare the live tensors with a version's files, and return how many bytes that were."""

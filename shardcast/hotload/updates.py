@@ -30,10 +30,6 @@ class Update(Protocol):
         """The version that the tensors are afterwards, `b3:HEX`; None when nobody has named it."""
 
     @property
-    def bytes(self) -> int:
-        """How many bytes `write` writes."""
-
-    @property
     def samples(self) -> Samples:
         """What the live tensors must show afterwards."""
 
@@ -52,7 +48,6 @@ class ImageUpdate:
     ) -> None:
         """Hold what is written: pairs of a live tensor and its new content."""
         self.digest = digest
-        self.bytes = sum(int(live.nbytes) for live, _ in pairs)
         self.samples = samples
         self._backend = backend
         self._stream = stream
@@ -79,7 +74,6 @@ class FileUpdate:
     def __init__(self, ring: Ring, plan: Plan, files: VerifiedFiles, sink: SinkFn, *, samples: Samples) -> None:
         """Hold what is read: the ring that it goes through, the plan, the open files, and what writes a piece."""
         self.digest: str | None = plan.version.digest
-        self.bytes = plan.bytes
         self.samples = samples
         self._ring = ring
         self._plan = plan

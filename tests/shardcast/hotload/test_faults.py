@@ -9,7 +9,7 @@ import pytest
 from shardcast.hotload import TornWeights
 from shardcast_proto.errors import HotLoadError
 from tests.shardcast.hotload.weights import (
-    every_kind,
+    few_kinds,
     live_of,
     loader_of,
     open_files,
@@ -25,11 +25,11 @@ STAGINGS = ["device", "host", "inplace"]
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory):
     home = tmp_path_factory.mktemp("faults")
-    return [published(home / str(seed), every_kind(seed)) for seed in (0, 100)]
+    return [published(home / str(seed), few_kinds(seed)) for seed in (0, 100)]
 
 
 def expected(seed: int) -> dict[str, bytes]:
-    return snapshot(every_kind(seed))
+    return snapshot(few_kinds(seed))
 
 
 @pytest.mark.parametrize("rollback_copies", [0, 1])
@@ -40,7 +40,7 @@ def test_a_fault_at_any_step_leaves_weights_that_are_wholly_old_or_wholly_new(ve
     files = open_files()
     while not ended:
         step += 1
-        live = live_of(every_kind(0))
+        live = live_of(few_kinds(0))
         backend = recorder(live)
         where = pointers(live)
         with loader_of(live, backend=backend, staging=staging, rollback_copies=rollback_copies) as loader:
@@ -77,7 +77,7 @@ def test_a_device_that_fails_for_good_is_never_reported_active(versions, staging
     step, ended, torn = 0, False, 0
     while not ended:
         step += 1
-        live = live_of(every_kind(0))
+        live = live_of(few_kinds(0))
         backend = recorder(live)
         loader = loader_of(live, backend=backend, staging=staging, rollback_copies=rollback_copies)
         loader.load(versions[0])
@@ -107,7 +107,7 @@ def test_a_device_that_fails_for_good_is_never_reported_active(versions, staging
 
 @pytest.mark.parametrize("staging", STAGINGS)
 def test_torn_weights_can_be_rolled_back_when_the_device_works_again(versions, staging):
-    live = live_of(every_kind(0))
+    live = live_of(few_kinds(0))
     backend = recorder(live)
     with loader_of(live, backend=backend, staging=staging) as loader:
         loader.load(versions[0])
@@ -128,7 +128,7 @@ def test_a_fault_at_any_step_of_a_rollback_ends_it_whole(versions, rollback_copi
     step, ended = 0, False
     while not ended:
         step += 1
-        live = live_of(every_kind(0))
+        live = live_of(few_kinds(0))
         backend = recorder(live)
         with loader_of(live, backend=backend, rollback_copies=rollback_copies) as loader:
             for version in versions:
@@ -145,7 +145,7 @@ def test_a_fault_at_any_step_of_a_rollback_ends_it_whole(versions, rollback_copi
 
 
 def test_weights_that_nobody_kept_are_said_to_be_unrestorable_before_and_torn_after(versions):
-    live = live_of(every_kind(0))
+    live = live_of(few_kinds(0))
     backend = recorder(live)
     with loader_of(live, backend=backend, rollback_copies=0) as loader:
         staged = loader.load(versions[0])
@@ -159,7 +159,7 @@ def test_weights_that_nobody_kept_are_said_to_be_unrestorable_before_and_torn_af
 
 
 def test_ctrl_c_in_a_commit_writes_the_old_weights_back_and_goes_on_as_ctrl_c(versions):
-    live = live_of(every_kind(0))
+    live = live_of(few_kinds(0))
     before = snapshot(live)
     backend = recorder(live)
     with loader_of(live, backend=backend) as loader:

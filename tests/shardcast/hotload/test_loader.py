@@ -209,10 +209,28 @@ def test_tensors_that_were_replaced_since_the_load_are_not_written(versions, liv
     with loader_of(live) as loader:
         loader.load(versions[0])
         live["scale"] = live["scale"].clone()
-        with pytest.raises(HotLoadError, match="not those that the version was staged for"):
+        with pytest.raises(HotLoadError, match="not those that the weights were made ready for"):
             loader.commit()
         loader.load(versions[0])
         loader.commit()
+        assert snapshot(live) == snapshot(every_kind(0))
+        # the version is current, and in other tensors than these
+        live["scale"] = torch.zeros(())
+        with pytest.raises(HotLoadError, match="not those that the weights were made ready for"):
+            loader.rollback()
+        assert loader.load(versions[0]).bytes > 0
+        loader.commit()
+        assert snapshot(live) == snapshot(every_kind(0))
+
+
+def test_a_loader_that_is_told_what_is_live_can_go_back_to_it_from_its_files(versions):
+    live = {name: tensor.clone() for name, tensor in every_kind(0).items()}
+    live["lm_head.weight"] = live["embed.weight"]
+    with loader_of(live, rollback_copies=0, current=versions[0]) as loader:
+        assert loader.load(versions[0]).bytes == 0
+        assert loader.load(versions[1]).can_restore
+        loader.commit()
+        assert loader.rollback().digest == versions[0].digest
         assert snapshot(live) == snapshot(every_kind(0))
 
 
@@ -272,6 +290,21 @@ def test_a_version_that_is_deleted_after_the_load_can_still_be_rolled_back_to(tm
             file.unlink()
         assert loader.rollback().digest == first.digest
         assert snapshot(live) == snapshot(every_kind(0))
+
+
+def test_a_version_that_is_gone_before_the_load_cannot_be_restored_and_the_load_says_so(tmp_path, live):
+    first, second = (published(tmp_path / str(seed), every_kind(seed)) for seed in (0, 100))
+    files = open_files()
+    with loader_of(live, rollback_copies=0) as loader:
+        loader.load(first)
+        loader.commit()
+        for file in first.path.iterdir():
+            file.unlink()
+        assert not loader.load(second).can_restore
+        assert open_files() == files
+        loader.commit()
+        with pytest.raises(HotLoadError, match="no version to go back to"):
+            loader.rollback()
 
 
 def test_a_header_is_compared_with_the_manifest_too(tmp_path, live):
