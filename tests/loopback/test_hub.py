@@ -151,6 +151,7 @@ def test_a_newer_step_brings_only_the_files_that_changed(tmp_path):
         ("snapshot_download", {"repo_id": REPO, "revision": "77"}, "RevisionNotFoundError"),
         ("snapshot_download", {"repo_id": REPO, "revision": "refs/pr/1"}, "RevisionNotFoundError"),
         ("snapshot_download", {"repo_id": REPO, "revision": "0" * 40}, "RevisionNotFoundError"),
+        ("model_info", {"repo_id": REPO, "revision": "9" * 19}, "RevisionNotFoundError"),
         ("hf_hub_download", {"repo_id": REPO, "filename": "config.json", "revision": "x"}, "RevisionNotFoundError"),
         ("hf_hub_download", {"repo_id": REPO, "filename": "none.json"}, "RemoteEntryNotFoundError"),
         ("list_repo_tree", {"repo_id": REPO, "path_in_repo": "none"}, "RemoteEntryNotFoundError"),
