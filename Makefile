@@ -6,12 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 
-.PHONY: help setup torch demo test check format lock clean
+.PHONY: help setup torch demo demo-rl test check format lock clean
 
 help:
 	@echo 'make setup   create $(VENV) from the lock file (system packages: installed when root, else named)'
 	@echo 'make demo    publish two checkpoints through six nodes on loopback, and compare every byte'
+	@echo 'make demo-rl  train a small policy: one trainer, two samplers that hot-load every version; draws the reward'
 	@echo 'make test    run every test that needs no GPU (adds torch to $(VENV) first; TORCH=none: without the tests that need it)'
 	@echo 'make check   format, lint, types, import contracts, sizes, container and service files'
 	@echo 'make format  apply the formatter and the safe lint fixes'
@@ -22,6 +24,9 @@ setup:
 
 demo: setup
 	$(BIN)/shardcast demo
+
+demo-rl: torch
+	$(BIN)/python -m demos.rl_loop $(DEMO_ARGS)
 
 torch: setup
 	@VENV='$(VENV)' tools/torch.sh

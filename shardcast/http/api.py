@@ -15,11 +15,12 @@ import structlog
 from aiohttp import web
 
 from shardcast.descriptors import at_most
+from shardcast.http.api_answers import Resource
 from shardcast.http.api_body import BodyRefused
 from shardcast.http.api_events import ALIVE_INTERVAL_S, Events
 from shardcast.http.api_files import FileSender
 from shardcast.http.api_guard import Guard
-from shardcast.http.api_routes import PROBES, ApiRoutes, Resource
+from shardcast.http.api_routes import PROBES, ApiRoutes
 from shardcast.http.api_streams import REPEAT_INTERVAL_S, Streams
 from shardcast.http.api_target import parse_target
 from shardcast.http.facade import NodeFacade

@@ -1,12 +1,16 @@
-"""The plain answers of the API: JSON documents that fit in memory."""
+"""The plain answers of the API: JSON documents that fit in memory, with what an answer is."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeAlias
 
 from aiohttp import web
+
+Answer: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+#: Answers by method.
+Resource: TypeAlias = Mapping[str, Answer]
 
 #: Answers change from second to second, and none is for a browser to guess the type of.
 FIELDS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "shardcast"}

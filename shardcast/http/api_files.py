@@ -47,12 +47,14 @@ class FileSender:
             on_sent=lambda peer_hint, size_bytes: None,
         )
 
-    async def send_file(self, request: web.BaseRequest, opened: OpenFile) -> web.StreamResponse:
-        """Answer a request for a file. The caller closes it."""
+    async def send_file(
+        self, request: web.BaseRequest, opened: OpenFile, more: Mapping[str, str] | None = None
+    ) -> web.StreamResponse:
+        """Answer a request for a file, with more fields in the answer. The caller closes it."""
         selection = select(
             conditions_of(request), size=opened.size, etag=opened.etag, is_range_allowed=request.method == "GET"
         )
-        fields = {"ETag": opened.etag, "Accept-Ranges": "bytes", **_CACHE}
+        fields = {"ETag": opened.etag, "Accept-Ranges": "bytes", **_CACHE, **(more or {})}
         if selection.status in (206, 416):
             fields["Content-Range"] = content_range(selection, opened.size)
         if selection.status not in (200, 206):

@@ -93,4 +93,5 @@ def _name_in(host: str) -> str:
 
 def _unauthorized(message: str, challenge: str) -> web.Response:
     error = TrustError(message, hint="present the content of the node's --token-file")
-    return problem_response(error, status=401, headers={"WWW-Authenticate": challenge})
+    # the field is what huggingface_hub shows of an error
+    return problem_response(error, status=401, headers={"WWW-Authenticate": challenge, "X-Error-Message": message})

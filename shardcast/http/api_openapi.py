@@ -23,9 +23,10 @@ JSON: Final = "application/json"
 _LINES: Final = "application/x-ndjson"
 _TEXT: Final[Schema] = {"type": "string"}
 _BYTES: Final[Schema] = {}
+_SIZE: Final[Schema] = {"type": "integer", "minimum": 0}
 _SECONDS: Final[Schema] = {"type": "number", "minimum": 0, "maximum": WAIT_S_MAX}
 _DIGITS: Final = "[0-9]{1,18}"
-_SELECTOR: Final = f"^(latest|{_DIGITS}|seq:{_DIGITS}|b3:[0-9a-f]{{64}})$"
+_SELECTOR: Final = f"^(latest|{_DIGITS}|seq:{_DIGITS}|b3:[0-9a-f]{{40}}([0-9a-f]{{24}})?)$"
 #: What every request can meet: the guard of the API, its gate, a bug of ours.
 _ALWAYS: Final = (400, 401, 403, 421, 500, 503)
 _BODY: Final = (408, 413, 415, 417)
@@ -268,11 +269,71 @@ _VERSION_OPERATIONS: Final = (
         body=_NO_MEMBERS,
     ),
 )
-OPERATIONS: Final = (*_NODE_OPERATIONS, *_CHANNEL_OPERATIONS, *_VERSION_OPERATIONS)
+_HUB_MODEL: Final = "/api/models/shardcast/{channel}"
+_COMMIT: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{40}$"}
+_HUB_INFO: Final[Schema] = {
+    "type": "object",
+    "required": ["id", "sha", "siblings"],
+    "properties": {
+        "id": _TEXT,
+        "sha": _COMMIT,
+        "siblings": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"rfilename": _TEXT, "size": _SIZE, "blobId": _COMMIT}},
+        },
+    },
+}
+_HUB_TREE: Final[Schema] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["type", "path", "size", "oid"],
+        "properties": {"type": {"enum": ["file", "directory"]}, "path": _TEXT, "size": _SIZE, "oid": _COMMIT},
+    },
+}
+#: In the spellings that clients have for it.
+_HUB_FLAG: Final[Schema] = {"type": "string", "enum": ["true", "false", "True", "False"]}
+_HUB_OPERATIONS: Final = (
+    *(
+        Operation(
+            method="get",
+            path=_HUB_MODEL + below,
+            summary=f"A version as the Hugging Face Hub describes a model: {which}.",
+            content=_json(_HUB_INFO),
+            problems=(404, 507),
+        )
+        for below, which in (("", "the newest complete one"), ("/revision/{revision}", "the one at a revision"))
+    ),
+    *(
+        Operation(
+            method="get",
+            path=f"{_HUB_MODEL}/tree/{{revision}}{below}",
+            summary=f"The files of a version as the Hugging Face Hub lists them{where}.",
+            content=_json(_HUB_TREE),
+            problems=(404, 507),
+            query={"recursive": _HUB_FLAG, "expand": _HUB_FLAG},
+        )
+        for below, where in (("", ""), ("/{path}", ": those in one directory"))
+    ),
+    Operation(
+        method="get",
+        path="/shardcast/{channel}/resolve/{revision}/{path}",
+        summary="One file of a version as the Hugging Face Hub serves it; at another revision than a commit a redirect.",
+        content=(("application/octet-stream", _BYTES),),
+        problems=(404, 412, 416, 507),
+        others=(206, 304, 307),
+    ),
+)
+OPERATIONS: Final = (*_NODE_OPERATIONS, *_CHANNEL_OPERATIONS, *_VERSION_OPERATIONS, *_HUB_OPERATIONS)
 
 _PATH_PARAMETERS: Final[dict[str, Schema]] = {
     "channel": {"type": "string", "minLength": 1, "description": "A name, or an id b3:HEX."},
     "selector": {"type": "string", "pattern": _SELECTOR, "description": "latest, a step, seq:N or b3:HEX."},
+    "revision": {
+        "type": "string",
+        "minLength": 1,
+        "description": "main, a step, or 40 hex digits of a manifest's digest.",
+    },
     "path": {"type": "string", "minLength": 1},
     "lease": {"type": "string", "pattern": f"^{_DIGITS}$"},
     "spool": {"type": "string", "pattern": "^[0-9a-f]{32}$"},

@@ -16,6 +16,11 @@
     POST   /v1/channels/{channel}/versions/{selector}/pin           the version; so does DELETE
     POST   /v1/channels/{channel}/versions/{selector}/verify        a stream of lines; see `api_streams`
     DELETE /v1/leases/{id}                                          204
+    GET    /api/models/shardcast/{channel}                          the Hugging Face Hub's routes; see `api_hub`
+    GET    /api/models/shardcast/{channel}/revision/{revision}
+    GET    /api/models/shardcast/{channel}/tree/{revision}[?recursive=true][&expand=true]
+    GET    /api/models/shardcast/{channel}/tree/{revision}/{path}
+    GET    /shardcast/{channel}/resolve/{revision}/{path}           bytes, or a redirect to them
 
 Lists come inside an object under the name of their route: {"peers": […]}, {"channels": […]}, {"versions": […]}. All else
 is the view that `shardcast.http.facade` describes. `HEAD` answers wherever `GET` does.
@@ -24,19 +29,20 @@ is the view that `shardcast.http.facade` describes. `HEAD` answers wherever `GET
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Final
 
 from aiohttp import web
 
-from shardcast.http.api_answers import FIELDS, json_response
+from shardcast.http.api_answers import FIELDS, Answer, Resource, json_response
 from shardcast.http.api_body import gc_request, lease_request, no_request, publish_request, read_object
 from shardcast.http.api_events import Events
 from shardcast.http.api_files import FileSender
+from shardcast.http.api_hub import HubRoutes
 from shardcast.http.api_openapi import openapi_bytes
 from shardcast.http.api_streams import Line, Streams, TellFn, Work
-from shardcast.http.api_target import SINCE, TIMEOUT, WAIT, Target
+from shardcast.http.api_target import EXPAND, RECURSIVE, SINCE, TIMEOUT, WAIT, Target
 from shardcast.http.facade import NodeFacade, VerifyView
 from shardcast.http.peer_user import is_own_user
 from shardcast.http.problems import problem_of_status
@@ -44,9 +50,6 @@ from shardcast.metrics import CONTENT_TYPE as METRICS_TYPE
 from shardcast_proto.errors import ConfigError, NotFound, RemoteProtocolError
 from shardcast_proto.ids import DIGEST_PREFIX
 from shardcast_proto.paths import check_path
-
-Answer: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Resource: TypeAlias = Mapping[str, Answer]
 
 #: Paths that say only whether the node lives.
 PROBES: Final = frozenset({("livez",), ("readyz",)})
@@ -73,6 +76,7 @@ class ApiRoutes:
     ) -> None:
         self._facade = facade
         self._files = files
+        self._hub = HubRoutes(facade, files)
         self._streams = streams
         self._events = events
         self._body_timeout_s = body_timeout_s
@@ -127,7 +131,7 @@ class ApiRoutes:
                 return self._version_resource(channel, selector, below, target.seconds(WAIT))
             case ("v1", "leases", lease) if _LEASE.fullmatch(lease):
                 return {"DELETE": lambda request: self._release(int(lease))}
-        return None
+        return self._hub.find(target)
 
     def _version_resource(self, channel: str, selector: str, below: list[str], wait_s: float | None) -> Resource | None:
         match below:
@@ -261,4 +265,6 @@ def _parameters_of(target: Target) -> tuple[str, ...]:
             return (WAIT,)
         case ("v1", "channels", _, "events"):
             return (SINCE, TIMEOUT)
+        case ("api" | "shardcast", *_):
+            return (RECURSIVE, EXPAND)
     return ()

@@ -1,7 +1,7 @@
 """The target of an API request: the segments of its path, decoded, with its query.
 
 A path is cut at its slashes before it is decoded, so an encoded slash never makes a segment. A target that decodes to
-no text, or has a query that the API does not know, is refused.
+no text, or has a query that the API does not know, is refused. Only the Hub's routes leave out what they do not know.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ WAIT_S_MAX: Final = 60.0
 WAIT: Final = "wait"
 SINCE: Final = "since"
 TIMEOUT: Final = "timeout"
+RECURSIVE: Final = "recursive"
+EXPAND: Final = "expand"
+
+#: What the paths of the Hugging Face Hub's routes begin with.
+_HUB: Final = ("api", "shardcast")
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _SECONDS = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,20})?(?:e[-+]?[0-9]{1,3})?", re.ASCII | re.IGNORECASE)
@@ -50,6 +55,17 @@ class Target(NamedTuple):
             )
         return seconds
 
+    def flag(self, name: str) -> bool:
+        """Return the value of a parameter that is true or false; false when it is not given.
+
+        Raises:
+            ConfigError: It is neither.
+        """
+        value = self.query.get(name, "false")
+        if value.lower() not in ("true", "false"):
+            raise ConfigError(f"{name}={_shown(value)} is neither true nor false")
+        return value.lower() == "true"
+
 
 def parse_target(raw: str) -> Target:
     """Read the target of a request line, as it was sent.
@@ -62,6 +78,8 @@ def parse_target(raw: str) -> Target:
     if not path.startswith("/"):
         raise NotFound(f"{_shown(raw)} is not a path of this API")
     segments = tuple(_decoded(segment) for segment in path[1:].split("/"))
+    if segments[0] in _HUB:
+        return Target(segments, _hub_parameters(query))
     return Target(segments, _parameters(query) if mark else {})
 
 
@@ -85,6 +103,16 @@ def _parameters(query: str) -> dict[str, str]:
                 hint=f"the parameters are {WAIT}=SECONDS of a version, {SINCE}=ID and {TIMEOUT}=SECONDS of events",
             )
         parameters[name] = _decoded(value)
+    return parameters
+
+
+def _hub_parameters(query: str) -> dict[str, str]:
+    """Return what is understood of a query of the Hub's: its clients ask for much that a node has not got, more with each release."""
+    parameters: dict[str, str] = {}
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        if name in (RECURSIVE, EXPAND):
+            parameters.setdefault(name, _decoded(value))
     return parameters
 
 

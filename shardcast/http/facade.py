@@ -9,7 +9,7 @@ A channel is named by its local name or by its id `b3:HEX`. A selector picks one
     latest    the version of the newest head
     1200      the newest version with step 1200 (a rewound trainer gives a step twice)
     seq:7     exactly the head with seq 7
-    b3:HEX    exactly the manifest with this digest
+    b3:HEX    exactly the manifest with this digest, or with one that begins with these 40 hex digits
 
 Errors are those of `shardcast_proto.errors`: `NotFound` for an unknown channel, version, file or lease, `NotReady` for a
 version that is not complete here, `ConfigError` for what cannot mean anything (a selector of none of the forms above).

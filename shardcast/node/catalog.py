@@ -13,7 +13,7 @@ from shardcast.shell.versions import LocalVersion
 from shardcast.store import HeadRow, Store, VersionRow
 from shardcast_proto.chunking import default_chunk_size
 from shardcast_proto.errors import ConfigError, NotFound
-from shardcast_proto.ids import Digest, PeerId, format_digest, parse_digest
+from shardcast_proto.ids import DIGEST_PREFIX, Digest, PeerId, format_digest, parse_digest
 
 #: Versions in one list: each costs a look-up, and a run of months has tens of thousands.
 VERSIONS_SHOWN_MAX: Final = 100
@@ -21,6 +21,7 @@ VERSIONS_SHOWN_MAX: Final = 100
 #: The largest step or seq that a head can name.
 NUMBER_MAX: Final = 2**63 - 1
 _NUMBER: Final = re.compile(r"(seq:)?([0-9]{1,19})")
+_SHA: Final = re.compile(DIGEST_PREFIX + r"([0-9a-f]{40})")
 
 
 class Catalog:
@@ -173,7 +174,7 @@ class Catalog:
         return counts
 
 
-def selector_key(selector: str) -> tuple[Literal["step", "seq", "manifest"], int | Digest] | None:
+def selector_key(selector: str) -> tuple[Literal["step", "seq", "manifest"], int | bytes] | None:
     """Return what a selector says of the head that it picks; None for the newest whatever it says.
 
     Raises:
@@ -181,7 +182,9 @@ def selector_key(selector: str) -> tuple[Literal["step", "seq", "manifest"], int
     """
     if selector == "latest":
         return None
-    if selector.startswith("b3:"):
+    if sha := _SHA.fullmatch(selector):
+        return "manifest", bytes.fromhex(sha[1])
+    if selector.startswith(DIGEST_PREFIX):
         return "manifest", parse_digest(selector)
     match = _NUMBER.fullmatch(selector)
     if match is None or int(match[2]) > NUMBER_MAX:

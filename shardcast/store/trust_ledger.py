@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from shardcast_proto.errors import Conflict
 from shardcast_proto.ids import Digest
+from shardcast_proto.limits import DIGEST_BYTES
 
 from .database import Database
 
@@ -100,10 +101,17 @@ class TrustLedger:
         return self._heads(channel, stream, limit=limit)
 
     def newest_head(
-        self, channel: Digest, by: Literal["step", "seq", "manifest"], value: int | Digest
+        self, channel: Digest, by: Literal["step", "seq", "manifest"], value: int | bytes
     ) -> HeadRow | None:
-        """Return the newest head of the main stream with a step, seq or manifest, as `heads` would list it."""
-        rows = self._heads(channel, b"", condition=f"AND {by} = ?", values=(value,), limit=1)
+        """Return the newest head of the main stream with a step, seq or manifest, as `heads` would list it.
+
+        A manifest may be given by its first bytes.
+        """
+        condition, values = f"AND {by} = ?", [value]
+        if isinstance(value, bytes):
+            condition = f"AND {by} BETWEEN ? AND ?"
+            values = [value.ljust(DIGEST_BYTES, b"\x00"), value.ljust(DIGEST_BYTES, b"\xff")]
+        rows = self._heads(channel, b"", condition=condition, values=values, limit=1)
         return rows[0] if rows else None
 
     def _heads(

@@ -354,7 +354,9 @@ class FolderNode:
         if kind == "seq":
             return [version for version in self.versions_held if version.seq == int(rest)]
         if kind == "b3":
-            return [version for version in self.versions_held if format_digest(version.manifest.digest) == selector]
+            return [
+                version for version in self.versions_held if format_digest(version.manifest.digest).startswith(selector)
+            ]
         raise ConfigError(f"{selector!r} selects nothing")
 
     def _find(self, channel: str, selector: str) -> Version:

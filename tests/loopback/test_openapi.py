@@ -18,7 +18,14 @@ from shardcast.http.api_target import parse_target
 from tests.loopback.api_node import CHANNEL, folder_node, serving
 from tests.loopback.daemons import MIB, swarm
 
-EXAMPLES = {"channel": CHANNEL, "selector": "latest", "path": "config.json", "lease": "1", "spool": "0" * 32}
+EXAMPLES = {
+    "channel": CHANNEL,
+    "selector": "latest",
+    "path": "config.json",
+    "lease": "1",
+    "spool": "0" * 32,
+    "revision": "main",
+}
 VERSION_PATH = "/v1/channels/{channel}/versions/{selector}"
 
 
@@ -79,7 +86,7 @@ def test_schemathesis_finds_nothing_that_a_real_node_answers_otherwise_than_desc
 def run_schemathesis(api: str, home: Path, *chosen: str) -> subprocess.CompletedProcess[str]:
     config = home / "schemathesis.toml"
     config.write_text(
-        '[parameters]\n"path.channel" = "demo"\n"path.selector" = "1"\n"path.path" = "config.json"\n'
+        '[parameters]\n"path.channel" = "demo"\n"path.selector" = "1"\n"path.path" = "config.json"\n"path.revision" = "main"\n'
         '"query.timeout" = 0.1\n'
     )
     return subprocess.run(

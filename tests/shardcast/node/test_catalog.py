@@ -27,10 +27,11 @@ async def test_selectors_pick_the_newest_version_that_they_fit(tmp_path: Path) -
         seen = catalog(origin)
         picked = {
             selector: seen.head(origin.channel, selector).seq
-            for selector in ("latest", "10", "20", "seq:1", "seq:2", first["manifest"])
+            for selector in ("latest", "10", "20", "seq:1", "seq:2", first["manifest"], first["manifest"][:43])
         }
-        assert picked == {"latest": 3, "10": 3, "20": 2, "seq:1": 1, "seq:2": 2, first["manifest"]: 1}
-        for unknown in ("11", "seq:4", "b3:" + "00" * 32):
+        both = {first["manifest"]: 1, first["manifest"][:43]: 1}
+        assert picked == {"latest": 3, "10": 3, "20": 2, "seq:1": 1, "seq:2": 2, **both}
+        for unknown in ("11", "seq:4", "b3:" + "00" * 32, "b3:" + "00" * 20):
             with pytest.raises(NotFound):
                 seen.head(origin.channel, unknown)
         assert [view["seq"] for view in seen.versions(origin.channel)] == [3, 2, 1]
@@ -44,7 +45,7 @@ async def test_the_largest_step_can_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "selector", ["", "Latest", "-1", "1.0", "seq:", "seq:x", "b3:", "b3:zz", "9" * 19, "1" * 20, "٣"]
+    "selector", ["", "Latest", "-1", "1.0", "seq:", "seq:x", "b3:", "b3:zz", "b3:" + "0" * 39, "9" * 19, "1" * 20, "٣"]
 )
 def test_what_is_no_selector_is_said(selector: str) -> None:
     with pytest.raises((ConfigError, ShardcastError)) as caught:
