@@ -41,7 +41,9 @@ from shardcast_proto.trust import SigningKey, open_root
 from shardcast_relay import RelayConfig
 from shardcast_relay.events import UplinkMeasured
 
+from .activations import Activations
 from .desk import Desk, Identity
+from .engines import open_engines
 from .housekeeping import Housekeeping
 from .leases import Leases
 from .publishable import Publishable
@@ -127,6 +129,7 @@ class Node:
         housekeeping = Housekeeping(shell, store, leases=Leases(store), keep=config.keep, quota_bytes=config.quota)
         spools = Spools(config.data)
         await asyncio.to_thread(spools.open)
+        activations = self._make_activations(store, shell)
         desk = Desk(
             identity,
             shell=shell,
@@ -137,6 +140,7 @@ class Node:
             housekeeping=housekeeping,
             spools=spools,
             publishable=Publishable(config.publish_root, spools),
+            activations=activations,
         )
         shell.versions.source_of = lambda peer: "origin" if "origin" in contacts.roles_of(peer) else "peers"
         shell.opener.on_complete = lambda version: self._tasks.spawn(housekeeping.retain())
@@ -153,8 +157,15 @@ class Node:
             self._tasks.spawn(watch.run(), is_vital=True)
         for chore in (housekeeping.run(), desk.journals.run(), housekeeping.renew_beacons()):
             self._tasks.spawn(chore, is_vital=True)
+        for runner in activations.runners:
+            self._tasks.spawn(runner.run(), is_vital=True)
         self._tasks.spawn(housekeeping.retain())
         return {"ready": True, "peer_id": key.peer, "p2p": p2p_addresses[0], "serve": serve, "api": identity.api}
+
+    def _make_activations(self, store: Store, shell: Shell) -> Activations:
+        activations = open_engines(self._config, store, shell)
+        self._opened.append(activations.aclose)
+        return activations
 
     def _own_addresses(self, p2p_addresses: list[str], serve: str | None, roles: tuple[str, ...]) -> OwnAddresses:
         config = self._config
