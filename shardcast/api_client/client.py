@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 from urllib.parse import quote
 
-from shardcast_proto.errors import DaemonUnreachable, IntegrityError, NotReady, StoreError
+from shardcast_proto.errors import DaemonUnreachable, IntegrityError, NotFound, NotReady, StoreError
 from shardcast_proto.hashing import digest_of
 from shardcast_proto.ids import format_digest, parse_digest
 from shardcast_proto.limits import MANIFEST_BYTES_MAX

@@ -53,7 +53,7 @@ def add_timeout(parser: Parser, summary: str = "give up after so long, with exit
 
 def add_engine(parser: Parser) -> None:
     """Add the flag that names one engine."""
-    parser.add_argument("--engine", metavar="NAME", help="only this engine; by default all that follow the channel")
+    parser.add_argument("--engine", metavar="ENGINE", help="only this engine; by default all that follow the channel")
 
 
 def add_version(parser: Parser) -> None:

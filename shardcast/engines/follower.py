@@ -187,8 +187,10 @@ class Follower:
         """Return what is to be done now, or None; `now_s` is monotonic."""
         if self._order is not None:
             return None
-        self._order = self._choose(now_s)
-        return self._order
+        order = self._order = self._choose(now_s)
+        if isinstance(order, Activate):
+            self.attempting = order.target
+        return order
 
     def _choose(self, now_s: float) -> Order | None:
         can_ask = now_s >= self._ask_at_s
@@ -198,7 +200,6 @@ class Follower:
         is_served = target == self.active and self.knowledge in ("confirmed", "assumed")
         if target is not None and not is_served:
             if now_s >= self._retry_at_s:
-                self.attempting = target
                 fallback = self.active if self.knowledge == "confirmed" and self.active != target else None
                 return Activate(target, fallback, self.owns_pause)
         elif self.owns_pause and now_s >= self._retry_at_s:

@@ -45,6 +45,7 @@ from shardcast_proto.ids import PeerId, parse_digest
 from .activations import Activations
 from .catalog import Catalog, selector_key
 from .checkup import verify
+from .engine_runner import Ended
 from .figures import FigureReader
 from .housekeeping import Housekeeping
 from .journal import Journals
@@ -123,7 +124,7 @@ class Desk:
         )
         self._activations = activations
         activations.on_news = self._tell_of_engine
-        activations.on_ended = self._metrics.activation_ended
+        activations.on_ended = self._activation_ended
         self._catalog.active_in = activations.active_in
         #: Work that goes on when its caller leaves.
         self._chores: set[asyncio.Future[GcView]] = set()
@@ -293,6 +294,10 @@ class Desk:
     async def follow(self, channel: str, *, engine: str | None) -> EnginesView:
         """Have the engines of a channel, or one of them, take up the newest version again."""
         return {"engines": await self._activations.follow(self._catalog.channel(channel), engine=engine)}
+
+    def _activation_ended(self, ended: Ended) -> None:
+        self._metrics.activation_ended(ended)
+        self._housekeeping.expect_release()
 
     def _tell_of_engine(self, channel: FollowedChannel, kind: EventKind, mark: Mark, engine: str, detail: str) -> None:
         try:
