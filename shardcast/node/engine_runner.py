@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -99,31 +99,53 @@ class EngineRunner:
         self._on_ended = on_ended
         self._on_behind = on_behind
         self._is_behind = False
+        #: Whether the last turn had something to do.
+        self._was_busy = False
         #: The name of an activation, kept while it is tried again.
         self._activation: tuple[str, str] = ("", "")
         self._waiters: list[tuple[Mark, asyncio.Future[None]]] = []
 
     async def run(self) -> None:
         """Keep the engine at the newest version, until cancelled."""
-        is_recalled = False
+        while True:
+            if await self._tried(asyncio.to_thread(self._recall)):
+                break
+            await asyncio.sleep(LOOK_AGAIN_S)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            await self._work()
+
+    async def _work(self) -> None:
+        """Carry out orders."""
         while True:
             changes = self._versions.change_count
-            try:
-                if not is_recalled:
-                    await asyncio.to_thread(self._recall)
-                    is_recalled = True
-                is_busy = await self._turn()
-                self.trouble = None
-            except ShardcastError as error:
-                _log.error("engine_not_followed", engine=self.spec.name, error=error.describe())
-                self.trouble, is_busy = error.message, False
-            self._tell_behind()
-            if is_busy:
+            if await self._tried(self._look()) and await self._tried(self._turn()) and self._was_busy:
                 continue
             await asyncio.sleep(LOOK_PAUSE_S)
             if self._versions.change_count == changes:
                 due_s = self.follower.due_in_s(_now_s()) if self.trouble is None else LOOK_AGAIN_S
                 await self._versions.wait_changed(min(max(due_s, LOOK_PAUSE_S), LOOK_AGAIN_S))
+
+    async def _watch(self) -> None:
+        """See how far behind the engine is, also while a load takes its time."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            await self._tried(self._look())
+            is_behind = self.follower.is_behind(time.time())
+            if is_behind != self._is_behind:
+                self._is_behind = is_behind
+                self._on_behind(self, is_behind)
+
+    async def _tried(self, work: Awaitable[None]) -> bool:
+        """Do something that our disk may refuse; say whether it did not."""
+        try:
+            await work
+        except ShardcastError as error:
+            _log.error("engine_not_followed", engine=self.spec.name, error=error.describe())
+            self.trouble = error.message
+            return False
+        self.trouble = None
+        return True
 
     async def aclose(self) -> None:
         """Let go of the engine."""
@@ -199,21 +221,19 @@ class EngineRunner:
 
     # --- turns ---
 
-    async def _turn(self) -> bool:
-        """Look, and carry out one order; say whether there was one."""
-        await self._look()
+    async def _turn(self) -> None:
+        """Carry out one order, if there is one."""
         self._answer_waiters()
+        self._was_busy = False
         match self.follower.next_order(_now_s()):
-            case None:
-                return False
             case Ask():
                 await self._ask()
-                return False
             case Resume():
                 self.follower.resumed(await self._engine.resume(), _now_s())
+                self._was_busy = True
             case Activate() as order:
                 await self._activate(order)
-        return True
+                self._was_busy = True
 
     async def _look(self) -> None:
         newest, waiting = await asyncio.to_thread(self._facts, self.follower.active)
@@ -311,12 +331,6 @@ class EngineRunner:
             pause_seconds=round(outcome.pause_s, 3),
             reason=outcome.reason,
         )
-
-    def _tell_behind(self) -> None:
-        is_behind = self.follower.is_behind(time.time())
-        if is_behind != self._is_behind:
-            self._is_behind = is_behind
-            self._on_behind(self, is_behind)
 
     # --- the store's book ---
 
