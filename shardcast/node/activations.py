@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from shardcast.engines import Effect
 from shardcast.engines.follower import Mark
@@ -16,8 +17,17 @@ from shardcast_proto.ids import format_digest
 
 from .engine_runner import Ended, EngineRunner, mark_of
 
-#: Told what happened to a version in an engine: the channel, the kind, the version, the engine, more in one sentence.
-NewsFn = Callable[[FollowedChannel, EventKind, Mark, str, str], None]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineNews:
+    """What happened to a version in an engine."""
+
+    channel: FollowedChannel
+    kind: EventKind
+    mark: Mark
+    engine: str
+    #: More, in one sentence.
+    detail: str
 
 
 class Activations:
@@ -30,7 +40,7 @@ class Activations:
     def __init__(self, *, on_ended: Callable[[Ended], None] = lambda ended: None) -> None:
         self.runners: Sequence[EngineRunner] = ()
         #: Told of what happens; the desk's journals.
-        self.on_news: NewsFn = lambda channel, kind, mark, engine, detail: None
+        self.on_news: Callable[[EngineNews], None] = lambda news: None
         self.on_ended = on_ended
 
     async def aclose(self) -> None:
@@ -45,7 +55,7 @@ class Activations:
             f"in {ended.seconds:.3f} s, paused for {ended.outcome.pause_s:.3f} s" if is_active else ended.outcome.reason
         )
         kind: EventKind = "activated" if is_active else "activation_failed"
-        self.on_news(runner.channel, kind, ended.mark, ended.engine, detail)
+        self._tell(runner, kind, ended.mark, detail)
         self.on_ended(ended)
 
     def behind(self, runner: EngineRunner, is_behind: bool) -> None:
@@ -53,7 +63,10 @@ class Activations:
         mark = runner.follower.newest or runner.follower.active
         if mark is not None:
             kind: EventKind = "lagging" if is_behind else "caught_up"
-            self.on_news(runner.channel, kind, mark, runner.spec.name, _lag_text(runner))
+            self._tell(runner, kind, mark, _lag_text(runner))
+
+    def _tell(self, runner: EngineRunner, kind: EventKind, mark: Mark, detail: str) -> None:
+        self.on_news(EngineNews(channel=runner.channel, kind=kind, mark=mark, engine=runner.spec.name, detail=detail))
 
     def views(self) -> list[EngineView]:
         """Describe the engines, in the order in which they were named."""

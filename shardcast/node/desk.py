@@ -12,7 +12,6 @@ from typing import Final
 import structlog
 
 from shardcast import __version__
-from shardcast.engines.follower import Mark
 from shardcast.http.data_server import DataServer
 from shardcast.http.facade import (
     ChannelView,
@@ -35,14 +34,13 @@ from shardcast.http.facade import (
     VersionView,
 )
 from shardcast.metrics import Metrics
-from shardcast.shell.channels import FollowedChannel
 from shardcast.shell.shell import Shell
 from shardcast.shell.versions import Versions
 from shardcast.store import Store
 from shardcast_proto.errors import NotFound, NotReady, ShardcastError, StoreError
 from shardcast_proto.ids import PeerId, parse_digest
 
-from .activations import Activations
+from .activations import Activations, EngineNews
 from .catalog import Catalog, selector_key
 from .checkup import verify
 from .engine_runner import Ended
@@ -299,13 +297,13 @@ class Desk:
         self._metrics.activation_ended(ended)
         self._housekeeping.expect_release()
 
-    def _tell_of_engine(self, channel: FollowedChannel, kind: EventKind, mark: Mark, engine: str, detail: str) -> None:
+    def _tell_of_engine(self, news: EngineNews) -> None:
         try:
-            view = self._catalog.view(channel, self._catalog.head(channel, f"seq:{mark.seq}"))
+            view = self._catalog.view(news.channel, self._catalog.head(news.channel, f"seq:{news.mark.seq}"))
         except ShardcastError as error:
-            _log.warning("event_not_noted", kind=kind, engine=engine, error=error.describe())
+            _log.warning("event_not_noted", kind=news.kind, engine=news.engine, error=error.describe())
             return
-        self.journals.tell(channel, kind, view, engine=engine, detail=detail)
+        self.journals.tell(news.channel, news.kind, view, engine=news.engine, detail=news.detail)
 
     def metrics(self) -> bytes:
         """Return the node's metrics."""

@@ -14,9 +14,6 @@ from typing import NamedTuple
 from shardcast.http.api import ApiLimits, ApiServer
 from shardcast.http.facade import (
     ChannelView,
-    EnginesView,
-    EngineVersion,
-    EngineView,
     EventKind,
     EventsView,
     EventView,
@@ -40,9 +37,10 @@ from shardcast_proto.errors import ConfigError, NotFound, NotReady, ShardcastErr
 from shardcast_proto.hashing import digest_of
 from shardcast_proto.ids import format_digest
 from shardcast_proto.manifest import Manifest
+from tests.loopback import api_engines
+from tests.loopback.api_engines import EngineHolder
 
-CHANNEL = "qwen"
-CHANNEL_ID = format_digest(digest_of(b"a root"))
+CHANNEL, CHANNEL_ID = api_engines.CHANNEL, api_engines.CHANNEL_ID
 CHUNK = 256 * 1024
 SOON_S = 10.0
 TOKEN = b"0123456789abcdef"
@@ -108,7 +106,7 @@ class Version:
 
 
 @dataclass
-class FolderNode:
+class FolderNode(EngineHolder):
     """A node whose versions are folders; newest first."""
 
     versions_held: list[Version]
@@ -132,8 +130,6 @@ class FolderNode:
     happened: list[EventView] = field(default_factory=list)
     asked_since: list[str | None] = field(default_factory=list)
     spools: list[str] = field(default_factory=list)
-    engines_held: list[EngineView] = field(default_factory=list)
-    activate_error: Exception | None = None
 
     def status(self) -> StatusView:
         if self.broken is not None:
@@ -341,32 +337,6 @@ class FolderNode:
             raise NotFound(f"no spool {spool}")
         self.spools.remove(spool)
 
-    def engines(self) -> list[EngineView]:
-        return list(self.engines_held)
-
-    async def activate(self, channel: str, selector: str, *, engine: str | None, timeout_s: float) -> EnginesView:
-        view = self.version(channel, selector)
-        active = EngineVersion(step=view["step"], seq=view["seq"], epoch=view["epoch"], manifest=view["manifest"])
-        return self._with_engines(engine, active)
-
-    async def roll_back(self, channel: str, *, engine: str | None, timeout_s: float) -> EnginesView:
-        self.versions(channel)
-        return self._with_engines(engine, None)
-
-    async def follow(self, channel: str, *, engine: str | None) -> EnginesView:
-        self.versions(channel)
-        return EnginesView(engines=self.engines())
-
-    def _with_engines(self, name: str | None, active: EngineVersion | None) -> EnginesView:
-        chosen = [one for one in self.engines_held if name in (None, one["name"])]
-        if not chosen:
-            raise NotFound("no engine follows it")
-        if self.activate_error is not None:
-            raise self.activate_error
-        for one in chosen:
-            one["previous"], one["active"] = one["active"], active or one["previous"]
-        return EnginesView(engines=chosen)
-
     def metrics(self) -> bytes:
         return b"shardcast_neighbours 0\n"
 
@@ -398,35 +368,6 @@ class FolderNode:
         if not matching:
             raise NotFound(f"no version {selector}", selector=selector)
         return matching[0]
-
-
-def engine_view(name: str = "vllm", **more: object) -> EngineView:
-    """An engine that was never given anything."""
-    view = EngineView(
-        name=name,
-        kind="vllm",
-        target="http://127.0.0.1:8000",
-        channel=CHANNEL,
-        channel_id=CHANNEL_ID,
-        state="waiting",
-        explain="no version is complete here yet",
-        knowledge="none",
-        active=None,
-        previous=None,
-        activating=None,
-        hold=None,
-        lag_versions=0,
-        lag_seconds=0.0,
-        is_behind=False,
-        error=None,
-        activated_at=None,
-        activation_seconds=None,
-        pause_seconds=None,
-        activations=0,
-        failures=0,
-    )
-    view.update(more)  # type: ignore[typeddict-item]
-    return view
 
 
 def folder_node(tmp_path: Path, **options) -> FolderNode:

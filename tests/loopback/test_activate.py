@@ -169,9 +169,16 @@ def test_a_slow_engine_skips_versions_and_is_said_to_be_behind(tmp_path: Path) -
         assert len(loaded) < 7 and state["load_running_max"] == 1
         assert loaded[-1] == run.node.version(7)["manifest"].removeprefix("b3:")
         until(lambda: readyz(run.node)[0] == 200, SOON_S, lambda: readyz(run.node)[1])
-        events = run.node.get(f"channels/demo/events?since={since}")["events"]
-        of_engine = [(event["event"], event["versions"][0]["step"]) for event in events if event["engine"] == "vllm"]
-        kinds = [kind for kind, step in of_engine if (kind, step) != ("activated", 1)]
+
+        def told() -> list[str]:
+            events = run.node.get(f"channels/demo/events?since={since}")["events"]
+            of_engine = [
+                (event["event"], event["versions"][0]["step"]) for event in events if event["engine"] == "vllm"
+            ]
+            return [kind for kind, step in of_engine if (kind, step) != ("activated", 1)]
+
+        until(lambda: "caught_up" in told(), SOON_S, lambda: str(told()))
+        kinds = told()
         assert kinds.count("activated") == len(loaded) - 1 and "lagging" in kinds and "caught_up" in kinds
         # --keep 1 would leave the newest alone: the one before is held to go back to
 

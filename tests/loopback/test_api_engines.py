@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from shardcast_proto.errors import HotLoadError
-from tests.loopback.api_node import CHANNEL, TOKEN, FolderNode, engine_view, folder_node, serving
+from tests.loopback.api_engines import CHANNEL, engine_view
+from tests.loopback.api_node import TOKEN, FolderNode, folder_node, serving
 from tests.loopback.cli_run import asked, run, run_json
 
 JSON = "Content-Type: application/json"
