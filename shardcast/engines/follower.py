@@ -197,7 +197,8 @@ class Follower:
         if self.health is not Health.HEALTHY or self.knowledge == "unsettled":
             return Ask() if can_ask else None
         target = self.target
-        is_served = target == self.active and self.knowledge in ("confirmed", "assumed")
+        is_known = self.knowledge == "confirmed" or (self.knowledge == "assumed" and self.demanded is None)
+        is_served = target == self.active and is_known
         if target is not None and not is_served:
             if now_s >= self._retry_at_s:
                 fallback = self.active if self.knowledge == "confirmed" and self.active != target else None

@@ -24,6 +24,7 @@ import contextlib
 import os
 import signal
 from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,7 @@ from .port import Capabilities, EngineFault, Health, Outcome, StagedVersion
 #: EX_TEMPFAIL of sysexits.h.
 EXIT_UNCHANGED: Final = 75
 OUTPUT_BYTES_KEPT: Final = 4096
-_READ_BYTES: Final = 4096
+_LAST_WORDS_S: Final = 0.2
 #: A command that does not end at SIGTERM is killed.
 _END_S: Final = 2.0
 _PASSED_ON: Final = ("PATH", "HOME", "LANG", "TZ")
@@ -80,33 +81,31 @@ class HookEngine:
 
     async def _run(self, action: str, version: StagedVersion, before: StagedVersion | None) -> None:
         command = [self._spec.target, *self._spec.arguments]
+        reader, writer = os.pipe()
+        tail = _Tail()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: tail, os.fdopen(reader, "rb", 0))
+        code: int | None = None
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=_environment(action, self._spec, version, before),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise EngineFault(f"{command[0]} cannot be run: {error.strerror}", may_have_acted=False) from error
-        output: deque[int] = deque(maxlen=OUTPUT_BYTES_KEPT)
-        try:
-            async with asyncio.timeout(self._spec.apply_timeout_s):
-                await _read(process, output)
-                code = await process.wait()
-        except TimeoutError:
-            code = None
+            process = await _started(command, writer, _environment(action, self._spec, version, before))
+            try:
+                async with asyncio.timeout(self._spec.apply_timeout_s):
+                    code = await process.wait()
+                # a moment for what is still in the pipe; who was left behind may hold it open for ever
+                await asyncio.wait([tail.ended], timeout=_LAST_WORDS_S)
+            except TimeoutError:
+                code = None
+            finally:
+                await _end(process)
         finally:
-            await _end(process)
-        said = quoted(bytes(output)[-600:])
+            transport.close()
+        output = bytes(tail.output)
+        said = quoted(output[-600:])
         _log.info(
             "hook_ended",
             engine=self._spec.name,
             action=action,
             code=code,
-            output=bytes(output).decode(errors="replace"),
+            output=output.decode(errors="replace"),
         )
         if code is None:
             raise EngineFault(
@@ -156,27 +155,37 @@ def _environment(action: str, spec: EngineSpec, version: StagedVersion, before: 
     return values
 
 
-async def _read(process: asyncio.subprocess.Process, output: deque[int]) -> None:
-    """Read what it prints until it ends, or closes its output; a child that it leaves behind may hold that open."""
-    if process.stdout is None:
-        return
-    ended = asyncio.ensure_future(process.wait())
+class _Tail(asyncio.Protocol):
+    """Keeps the end of what a command prints."""
+
+    def __init__(self) -> None:
+        self.output: deque[int] = deque(maxlen=OUTPUT_BYTES_KEPT)
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what was printed."""
+        self.output.extend(data[-OUTPUT_BYTES_KEPT:])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that nobody can print any more."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+async def _started(command: Sequence[str], output: int, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
     try:
-        while True:
-            reading = asyncio.ensure_future(process.stdout.read(_READ_BYTES))
-            try:
-                await asyncio.wait([reading, ended], return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
-                    # a moment for what is still in the pipe
-                    await asyncio.wait([reading], timeout=0.1)
-                data = reading.result() if reading.done() else b""
-            finally:
-                reading.cancel()
-            if not data:
-                return
-            output.extend(data)
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise EngineFault(f"{command[0]} cannot be run: {error.strerror}", may_have_acted=False) from error
     finally:
-        ended.cancel()
+        os.close(output)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

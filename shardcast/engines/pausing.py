@@ -33,24 +33,27 @@ async def commit_paused(
     apply: Apply,
     resume: Act,
     resume_timeout_s: float,
+    owns_pause: bool = False,
 ) -> Outcome:
     """Apply a version between a pause and a resume.
 
     Args:
         pause: None when the engine is not to be paused.
         resume_timeout_s: For all tries to resume together.
+        owns_pause: Whether it may be paused by us already.
     """
     began_s = time.monotonic()
     effect, reason = Effect.UNCHANGED, ""
-    is_resumed = pause is None
+    is_resumed, may_be_paused = not owns_pause, pause is not None
     try:
         if pause is not None:
             await pause()
         effect, reason = await _apply(version, fallback, apply)
     except EngineFault as fault:
         reason = f"it was not paused: {fault.describe()}"
+        may_be_paused = fault.may_have_acted
     finally:
-        if pause is not None:
+        if may_be_paused:
             is_resumed = await resumed(resume, timeout_s=resume_timeout_s)
     pause_s = 0.0 if pause is None else time.monotonic() - began_s
     return Outcome(effect=effect, reason=reason, pause_s=pause_s, is_resumed=is_resumed)

@@ -18,11 +18,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from shardcast.client import materialise
 from shardcast.engine_specs import EngineSpec
 from shardcast.store.disk import remove_tree, rename_durably, sync_directory, write_durably
 from shardcast.store.faults import disk_errors
-from shardcast_proto.errors import Conflict
+from shardcast_proto.errors import Conflict, StoreError
 from shardcast_proto.manifest import Manifest
 
 from .calls import ASK_TIMEOUT_S, Answer, EngineHttp, get, post, routes_of
@@ -38,6 +40,8 @@ MARK: Final = ".shardcast"
 #: Directories of ours that stay: the orchestrator may be some steps behind, and reads them by name.
 STEPS_KEPT: Final = 4
 _LABEL_ROUTES: Final = frozenset({"/update_weight_version", "/weight_info"})
+
+_log = structlog.get_logger("shardcast.engines")
 
 #: Returns the manifest with a digest `b3:HEX`.
 ManifestOf = Callable[[str], Manifest]
@@ -115,7 +119,10 @@ class PrimeRlEngine:
                 return Outcome(effect=Effect.UNCHANGED, reason=reason)
         except EngineFault as fault:
             return Outcome(effect=Effect.UNCHANGED, reason=fault.describe())
-        await asyncio.to_thread(self._make_stable, self.place_of(version))
+        try:
+            await asyncio.to_thread(self._make_stable, self.place_of(version))
+        except StoreError as error:
+            return Outcome(effect=Effect.UNCHANGED, reason=error.describe(), is_resumed=not owns_pause)
         if not self._servers:
             outcome = Outcome(effect=Effect.ACTIVE)
         else:
@@ -126,9 +133,14 @@ class PrimeRlEngine:
                 apply=self._apply,
                 resume=self._resume,
                 resume_timeout_s=self._spec.resume_timeout_s,
+                owns_pause=owns_pause,
             )
         if outcome.effect is Effect.ACTIVE:
-            await asyncio.to_thread(self._sweep, self.place_of(version))
+            try:
+                await asyncio.to_thread(self._sweep, self.place_of(version))
+            except StoreError as error:
+                # the version serves: what is left over is swept the next time
+                _log.warning("steps_not_swept", directory=str(self._directory), error=error.describe())
         return outcome
 
     def _make_stable(self, place: Path) -> None:

@@ -75,6 +75,7 @@ class SglangEngine:
             apply=self._apply,
             resume=self._resume,
             resume_timeout_s=self._spec.resume_timeout_s,
+            owns_pause=owns_pause,
         )
 
     async def _pause(self) -> None:

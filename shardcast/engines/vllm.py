@@ -101,6 +101,7 @@ class VllmEngine:
             apply=self._apply,
             resume=self._resume,
             resume_timeout_s=self._spec.resume_timeout_s,
+            owns_pause=owns_pause,
         )
 
     async def _is_paused(self) -> bool:

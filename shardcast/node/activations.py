@@ -51,9 +51,8 @@ class Activations:
     def ended(self, runner: EngineRunner, ended: Ended) -> None:
         """Take note of an activation that has ended."""
         is_active = ended.outcome.effect is Effect.ACTIVE
-        detail = (
-            f"in {ended.seconds:.3f} s, paused for {ended.outcome.pause_s:.3f} s" if is_active else ended.outcome.reason
-        )
+        took = f"in {ended.seconds:.3f} s, paused for {ended.outcome.pause_s:.3f} s"
+        detail = ended.outcome.reason or took
         kind: EventKind = "activated" if is_active else "activation_failed"
         self._tell(runner, kind, ended.mark, detail)
         self.on_ended(ended)

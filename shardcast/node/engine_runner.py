@@ -101,6 +101,8 @@ class EngineRunner:
         self._is_behind = False
         #: Whether the last turn had something to do.
         self._was_busy = False
+        #: Why the engine could not say what it serves, when it was last asked.
+        self._ask_error: str | None = None
         #: The name of an activation, kept while it is tried again.
         self._activation: tuple[str, str] = ("", "")
         self._waiters: list[tuple[Mark, asyncio.Future[None]]] = []
@@ -253,19 +255,31 @@ class EngineRunner:
 
     async def _ask(self) -> None:
         before = self.follower.knowledge, self.follower.active
-        current: str | None = None
+        current, error = None, None
         health = await self._engine.health()
         if health is Health.HEALTHY:
             try:
                 current = await self._engine.current()
-            except ShardcastError as error:
-                _log.warning("engine_not_asked", engine=self.spec.name, error=error.describe())
-                health = Health.UNHEALTHY
+            except ShardcastError as fault:
+                health, error = Health.UNHEALTHY, fault.describe()
+        if error is not None and error != self._ask_error:
+            _log.warning("engine_not_asked", engine=self.spec.name, error=error)
+        self._ask_error = error
         self.follower.asked(health, current, _now_s())
         if (self.follower.knowledge, self.follower.active) != before:
             _log.info("engine_known", engine=self.spec.name, knowledge=self.follower.knowledge, serves=current)
             await asyncio.to_thread(self._note)
             self._versions.changed()
+        active = self.follower.active
+        if before[0] == "unsettled" and active is not None and active != before[1]:
+            outcome = Outcome(effect=Effect.ACTIVE, reason="the engine says so, which had not answered")
+            self._settle(Ended(engine=self.spec.name, mark=active, outcome=outcome, seconds=0.0))
+
+    def _settle(self, ended: Ended) -> None:
+        self._count(ended)
+        self._answer_waiters(ended)
+        self._on_ended(self, ended)
+        self._versions.changed()
 
     async def _activate(self, order: Activate) -> None:
         began_s = _now_s()
@@ -281,11 +295,8 @@ class EngineRunner:
             outcome = await self._commit(version, fallback, order)
         self.follower.ended(outcome, _now_s())
         ended = Ended(engine=self.spec.name, mark=order.target, outcome=outcome, seconds=_now_s() - began_s)
-        self._count(ended)
         await asyncio.to_thread(self._note)
-        self._answer_waiters(ended)
-        self._on_ended(self, ended)
-        self._versions.changed()
+        self._settle(ended)
 
     async def _commit(self, version: StagedVersion, fallback: StagedVersion | None, order: Activate) -> Outcome:
         _log.info("activating", engine=self.spec.name, step=version.step, seq=version.seq, manifest=version.manifest)
@@ -379,7 +390,7 @@ class EngineRunner:
         if isinstance(follower.order, Activate) and attempting is not None:
             return f"step {attempting.step} is being activated"
         if follower.health in (Health.UNREACHABLE, Health.UNHEALTHY):
-            return f"{self.spec.target} {_HEALTH_TEXTS[follower.health]}: start it, or see its log"
+            return self._ask_error or f"{self.spec.target} {_HEALTH_TEXTS[follower.health]}: start it, or see its log"
         if follower.knowledge == "unsettled":
             return f"it is not known what it holds, it is being asked: {error or 'the node was ended meanwhile'}"
         if follower.owns_pause:

@@ -41,6 +41,7 @@ from shardcast_proto.trust import SigningKey, open_root
 from shardcast_relay import RelayConfig
 from shardcast_relay.events import UplinkMeasured
 
+from .activations import Activations
 from .desk import Desk, Identity
 from .engines import open_engines
 from .housekeeping import Housekeeping
@@ -114,10 +115,8 @@ class Node:
         shell.linked.use(links)
         carried = CarriedServer(store, bucket=bucket, on_sent=traffic.sent)
         p2p = self._p2p = self._make_p2p(seed, shell, carried)
-        self._opened.append(p2p.aclose)
-        self._opened.append(links.aclose)
-        # closed before p2p and links are: a node that hangs up on everybody must not look for new neighbours
-        self._opened.append(shell.aclose)
+        # the shell is closed before p2p and links are: a node that hangs up on everybody must not look for new neighbours
+        self._opened += [p2p.aclose, links.aclose, shell.aclose]
         p2p_addresses = await p2p.start()
         data_server = DataServer(store, bucket=bucket, on_sent=traffic.sent, links=links.accept)
         self._opened.append(data_server.aclose)
@@ -128,8 +127,7 @@ class Node:
         housekeeping = Housekeeping(shell, store, leases=Leases(store), keep=config.keep, quota_bytes=config.quota)
         spools = Spools(config.data)
         await asyncio.to_thread(spools.open)
-        activations = open_engines(config, store, shell)
-        self._opened.append(activations.aclose)
+        activations = self._open_engines(store, shell)
         desk = Desk(
             identity,
             shell=shell,
@@ -159,6 +157,11 @@ class Node:
             self._tasks.spawn(chore, is_vital=True)
         self._tasks.spawn(housekeeping.retain())
         return {"ready": True, "peer_id": key.peer, "p2p": p2p_addresses[0], "serve": serve, "api": identity.api}
+
+    def _open_engines(self, store: Store, shell: Shell) -> Activations:
+        activations = open_engines(self._config, store, shell)
+        self._opened.append(activations.aclose)
+        return activations
 
     def _own_addresses(self, p2p_addresses: list[str], serve: str | None, roles: tuple[str, ...]) -> OwnAddresses:
         config = self._config
