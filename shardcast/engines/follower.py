@@ -251,6 +251,8 @@ class Follower:
             # gone back once, there is nothing older to go back to
             self.previous = None if mark == self.previous else self.active
         self.active, self.attempting, self.knowledge, self.error = mark, None, "confirmed", None
+        if self.newest is not None and self.newest.position <= mark.position:
+            self.waiting = Waiting()
         self.refused.pop(mark.manifest, None)
         del self._tries[mark.manifest]
         self._failures = 0

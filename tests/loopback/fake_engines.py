@@ -273,7 +273,7 @@ class FakeEngine:
         self.state.faults[path] = list(faults)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; doing it again does nothing."""
         self._server.shutdown()
         self._server.server_close()
 

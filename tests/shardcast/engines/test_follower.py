@@ -275,6 +275,17 @@ def test_what_is_active_already_is_not_loaded_again() -> None:
     assert driver.until_quiet() == [] and driver.follower.active == again
 
 
+def test_what_is_only_assumed_is_loaded_when_the_operator_asks_for_it_and_then_left() -> None:
+    driver = Driver(tells=False)
+    driver.follower.remember(active=mark(1), previous=None, attempting=None, hold=None)
+    driver.offer(mark(1))
+    assert driver.until_quiet() == []
+    driver.follower.demand(mark(1))
+    assert driver.until_quiet() == [mark(1)] and driver.follower.knowledge == "confirmed"
+    driver.offer(mark(2), 1, NOW_S)
+    assert driver.until_quiet() == [mark(2)] and driver.follower.waiting == Waiting()
+
+
 def test_an_engine_is_behind_by_versions_or_by_time() -> None:
     follower = Follower(Limits(4, 600.0))
     follower.offer(None, Waiting(4, NOW_S))

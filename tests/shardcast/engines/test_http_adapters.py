@@ -87,7 +87,6 @@ async def test_an_engine_that_is_not_there_is_unreachable_and_was_not_touched(fa
         with pytest.raises(EngineFault) as caught:
             await engine.prepare(version(tmp_path, 1))
     assert (caught.value.may_have_acted, caught.value.is_answer) == (False, False)
-    fake._server = FakeEngine("vllm")._server  # closed again by the fixture
 
 
 @pytest.mark.parametrize("fault", ["500", "half", "garbage", "huge", "400", "false"])
@@ -148,6 +147,16 @@ async def test_an_engine_that_is_not_paused_is_not_touched(fake: FakeEngine, tmp
         outcome = await activate(engine, version(tmp_path, 2))
     assert outcome.effect is Effect.UNCHANGED and "not paused" in outcome.reason and outcome.is_resumed
     assert LOAD[fake.state.kind] not in fake.state.paths() and fake.state.label == "default"
+
+
+async def test_an_engine_that_is_gone_when_it_is_to_be_paused_was_not_paused(fake: FakeEngine, tmp_path: Path) -> None:
+    async with adapter(fake, ",resume-timeout=20s") as engine:
+        await engine.prepare(version(tmp_path, 2))
+        fake.close()
+        outcome = await engine.commit(version(tmp_path, 2), fallback=None, owns_pause=False)
+        assert (outcome.effect, outcome.is_resumed) == (Effect.UNCHANGED, True)
+        outcome = await engine.commit(version(tmp_path, 2), fallback=None, owns_pause=True)
+        assert (outcome.effect, outcome.is_resumed) == (Effect.UNCHANGED, False)
 
 
 async def test_a_refused_resume_is_asked_for_again(fake: FakeEngine, tmp_path: Path) -> None:
