@@ -60,8 +60,7 @@ def wait_activated(session: Session, version: str, *, engine: str | None, timeou
 def engine_lines(engine: View) -> Iterator[str]:
     """Yield what people read of an engine."""
     yield f"engine     {engine['name']} ({engine['kind']} {engine['target']}) for {engine['channel']}: {engine['state']}"
-    active = engine["active"]
-    yield f"  serves   {'nothing of ours' if active is None else _version(active)}; {engine['explain']}"
+    yield f"  serves   {_serves(engine)}; {engine['explain']}"
     if engine["lag_versions"]:
         count, trouble = engine["lag_versions"], ", too far" if engine["is_behind"] else ""
         versions = "1 newer version" if count == 1 else f"{count} newer versions"
@@ -71,6 +70,15 @@ def engine_lines(engine: View) -> Iterator[str]:
 def _print(session: Session, view: View) -> None:
     lines = [line for engine in view["engines"] for line in engine_lines(engine)]
     print_result(view, lines, as_json=session.as_json)
+
+
+def _serves(engine: View) -> str:
+    active = engine["active"]
+    if active is None:
+        return "nothing of ours"
+    if engine["knowledge"] in ("confirmed", "assumed") and engine["state"] != "unreachable":
+        return _version(active)
+    return f"what is not known, {_version(active)} was given to it last"
 
 
 def _version(version: View) -> str:

@@ -115,7 +115,12 @@ class SglangEngine:
             await self.probe()
         if not self._label_place:
             return None
-        label = (await get(self._http, self._label_place)).get("weight_version")
+        try:
+            label = (await get(self._http, self._label_place)).get("weight_version")
+        except EngineFault as fault:
+            if fault.is_answer:
+                self._label_place = None  # it may have been started anew, in another way
+            raise
         return manifest_of_label(label) if isinstance(label, str) else ""
 
     async def health(self) -> Health:

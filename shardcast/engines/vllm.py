@@ -46,26 +46,28 @@ class VllmEngine:
 
     async def probe(self) -> Capabilities:
         """Find out which routes there are, and whether our plugin is behind them."""
-        self._routes = await routes_of(self._http)
-        if not self._routes:
+        self._routes = frozenset()
+        routes = await routes_of(self._http)
+        if not routes:
             # a server may keep its description to itself
             await get(self._http, "/is_paused")
-            self._routes = _RELOAD_ROUTES | {"/is_paused"}
-        missing = sorted(_RELOAD_ROUTES - self._routes)
+            routes = _RELOAD_ROUTES | {"/is_paused"}
+        missing = sorted(_RELOAD_ROUTES - routes)
         if missing:
             raise EngineFault(
                 f"{self._http.url} has no {', '.join(missing)}",
                 may_have_acted=False,
                 hint="start vllm with VLLM_SERVER_DEV_MODE=1 in its environment",
             )
-        self._way = await self._choose_way()
+        self._way = await self._choose_way(routes)
+        self._routes = routes
         return Capabilities(way=f"vllm {self._way}", tells_current=self._tells_current())
 
-    async def _choose_way(self) -> str:
+    async def _choose_way(self, routes: frozenset[str]) -> str:
         via = self._spec.via
         if via not in ("auto", "transfer"):
             return via
-        if not self._routes >= _TRANSFER_ROUTES:
+        if not routes >= _TRANSFER_ROUTES:
             if via == "transfer":
                 raise EngineFault(f"{self._http.url} has no routes for weight transfer", may_have_acted=False)
             return "reload"
@@ -171,7 +173,12 @@ class VllmEngine:
             await self.probe()
         if not self._tells_current():
             return None
-        label = (await get(self._http, "/weight_info")).get("weight_version")
+        try:
+            label = (await get(self._http, "/weight_info")).get("weight_version")
+        except EngineFault as fault:
+            if fault.is_answer:
+                self._routes = frozenset()  # it may have been started anew, in another way
+            raise
         return manifest_of_label(label) if isinstance(label, str) else ""
 
     async def health(self) -> Health:

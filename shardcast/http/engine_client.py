@@ -104,4 +104,6 @@ async def _bounded(response: aiohttp.ClientResponse, where: str, bytes_max: int)
 
 
 def _cause(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+        return error.os_error.strerror[:_CAUSE_CHARACTERS_MAX]
     return (str(error) or type(error).__name__)[:_CAUSE_CHARACTERS_MAX]

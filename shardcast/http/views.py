@@ -19,7 +19,8 @@ EventKind = Literal[
     "snapshot", "announced", "complete", "failed", "gone", "activated", "activation_failed", "lagging", "caught_up"
 ]
 #: `waiting`: no version was there yet. `activating`. `active`. `failed`: the last activation failed, what served before serves.
-#: `paused`: it may be paused by us, and is told to go on. `unknown`: nobody can say what it holds. `unreachable`: it does not answer.
+#: `paused`: it may be paused by us, and is told to go on. `unknown`: nobody can say what it holds. `unreachable`: it does not answer as
+#: one does that works.
 EngineState = Literal["waiting", "activating", "active", "failed", "paused", "unknown", "unreachable"]
 #: Told (bytes done, bytes in total); may be called from any thread, as often as it likes.
 ProgressFn = Callable[[int, int], None]

@@ -50,6 +50,7 @@ class EngineHolder:
             raise self.activate_error
         for one in chosen:
             one["previous"], one["active"] = one["active"], active or one["previous"]
+            one["state"], one["knowledge"] = "active", "confirmed"
         return EnginesView(engines=chosen)
 
 

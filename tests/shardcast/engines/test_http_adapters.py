@@ -185,6 +185,18 @@ async def test_no_redirect_is_followed(fake: FakeEngine, tmp_path: Path) -> None
     assert outcome.effect is Effect.UNCHANGED and "307" in outcome.reason
 
 
+async def test_an_engine_that_was_started_in_another_way_is_looked_at_anew(fake: FakeEngine, tmp_path: Path) -> None:
+    async with adapter(fake) as engine:
+        await activate(engine, version(tmp_path, 1))
+        routes, fake.state.routes = fake.state.routes, ["/health"]
+        with pytest.raises(EngineFault, match="404"):
+            await engine.current()
+        with pytest.raises(EngineFault, match="has no"):
+            await engine.current()
+        fake.state.routes = routes
+        assert await engine.current() == f"b3:{1:064x}"
+
+
 async def test_a_pause_of_somebody_else_is_left_alone_and_one_of_ours_is_not(tmp_path: Path) -> None:
     with fake_engine("vllm", is_paused=True) as fake:
         async with adapter(fake) as engine:
