@@ -283,9 +283,10 @@ class EngineRunner:
 
     async def _activate(self, order: Activate) -> None:
         began_s = _now_s()
-        await asyncio.to_thread(self._note)
-        self._versions.changed()
         try:
+            # what cannot be noted is not held, and may be deleted under the engine
+            await asyncio.to_thread(self._note)
+            self._versions.changed()
             version = await asyncio.to_thread(self._staged, order.target)
             fallback = None if order.fallback is None else await asyncio.to_thread(self._staged, order.fallback)
             await self._engine.prepare(version)
@@ -295,8 +296,11 @@ class EngineRunner:
             outcome = await self._commit(version, fallback, order)
         self.follower.ended(outcome, _now_s())
         ended = Ended(engine=self.spec.name, mark=order.target, outcome=outcome, seconds=_now_s() - began_s)
-        await asyncio.to_thread(self._note)
-        self._settle(ended)
+        try:
+            await asyncio.to_thread(self._note)
+        finally:
+            # the book says now that the end is not known, which the next start finds out; whoever waits is told all the same
+            self._settle(ended)
 
     async def _commit(self, version: StagedVersion, fallback: StagedVersion | None, order: Activate) -> Outcome:
         _log.info("activating", engine=self.spec.name, step=version.step, seq=version.seq, manifest=version.manifest)

@@ -189,16 +189,20 @@ def test_a_slow_engine_skips_versions_and_is_said_to_be_behind(tmp_path: Path) -
         until(lambda: held() == [7, run.engine()["previous"]["step"]], SOON_S, lambda: str(held()))
 
 
-def test_a_node_that_is_killed_in_an_activation_finds_out_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_a_node_that_ends_in_an_activation_finds_out_and_goes_on(tmp_path: Path, end: str) -> None:
     with engine_process("vllm") as engine, swarm(tmp_path) as made:
         run = Following(made, "--activate", f"vllm={engine.url}")
         run.publish(1)
         run.wait_active(1)
-        engine.set(load_s=6.0)
+        engine.set(load_s=8.0)
         run.publish(2)
         until(lambda: engine.state["load_running"] == 1, SOON_S)
-        run.node.kill()
-        assert engine.state["is_paused"]
+        if end == "kill":
+            run.node.kill()
+        else:
+            assert run.node.stop() == 0
+        assert engine.state["is_paused"] and engine.state["load_running"] == 1
         run.publish(3)
         engine.set(load_s=0.0)
         run.restart()
