@@ -2,8 +2,8 @@
 
     KIND=TARGET[,KEY=VALUE...]
 
-    vllm=http://127.0.0.1:8000          via=auto|reload|transfer|extension  pause=keep|wait|abort|never  token-file=FILE
-    sglang=http://127.0.0.1:30000       pause=retract|in_place|abort|never  token-file=FILE
+    vllm=http://127.0.0.1:8000          via=auto|reload|transfer|extension  pause=keep|wait|abort|never  kv=reset|keep  token-file=FILE
+    sglang=http://127.0.0.1:30000       pause=retract|in_place|abort|never  kv=reset|keep  token-file=FILE
     prime-rl=/run/broadcasts            url=http://127.0.0.1:8000 (repeat)  token-file=FILE
     hook=/etc/shardcast/activate.sh     arg=WORD (repeat)
     webhook=https://host/path           secret-file=FILE (needed)
@@ -38,8 +38,8 @@ _UNITS: Final[Mapping[str, float]] = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, 
 
 _COMMON: Final = frozenset({"channel", "name", "timeout", "pause-timeout", "resume-timeout"})
 _KEYS: Final[Mapping[str, frozenset[str]]] = {
-    "vllm": frozenset({"via", "pause", "token-file"}),
-    "sglang": frozenset({"pause", "token-file"}),
+    "vllm": frozenset({"via", "pause", "kv", "token-file"}),
+    "sglang": frozenset({"pause", "kv", "token-file"}),
     "prime-rl": frozenset({"url", "token-file"}),
     "hook": frozenset({"arg"}),
     "webhook": frozenset({"secret-file"}),
@@ -49,7 +49,9 @@ _REPEATED: Final = frozenset({"url", "arg"})
 _CHOICES: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("vllm", "via"): ("auto", "reload", "transfer", "extension"),
     ("vllm", "pause"): ("keep", "wait", "abort", "never"),
+    ("vllm", "kv"): ("reset", "keep"),
     ("sglang", "pause"): ("retract", "in_place", "abort", "never"),
+    ("sglang", "kv"): ("reset", "keep"),
 }
 _URL_KINDS: Final = frozenset({"vllm", "sglang", "webhook"})
 
@@ -66,6 +68,8 @@ class EngineSpec:
     channel: str | None = None
     via: str = "auto"
     pause: str = ""
+    #: What becomes of cached keys and values, which were computed with other weights: reset, or keep for callers that salt them.
+    kv: str = "reset"
     urls: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     #: The file with the bearer token, or with the secret that a webhook is signed with.
@@ -100,6 +104,7 @@ def parse_engine(text: str) -> EngineSpec:
         channel=values["channel"][0] if "channel" in values else None,
         via=choices.get("via", "auto"),
         pause=choices.get("pause", ""),
+        kv=choices.get("kv", "reset"),
         urls=tuple(map(_url, values.get("url", []))),
         arguments=tuple(values.get("arg", [])),
         secret_file=None if secret is None else Path(_path(secret[0], "a secret file")),

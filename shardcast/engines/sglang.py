@@ -86,7 +86,7 @@ class SglangEngine:
         document = {
             "model_path": str(version.path),
             "weight_version": version.label,
-            "flush_cache": True,
+            "flush_cache": self._spec.kv == "reset",
             "abort_all_requests": False,
         }
         timeout_s = self._spec.apply_timeout_s

@@ -4,6 +4,7 @@
     reload:     POST /collective_rpc       {"method": "reload_weights", "kwargs": {"weights_path": DIR}, "timeout": S}
     extension:  POST /collective_rpc       {"method": "shardcast_load", "args": [DIR, DIGEST], "timeout": S}
     transfer:   POST /start_weight_update, /update_weights {"update_info": {…}}, /finish_weight_update {"weight_version": LABEL}
+    POST /reset_prefix_cache               where there is one: what it holds was computed with other weights
     POST /update_weight_version            {"new_version": LABEL}
     POST /resume                           {"status": "resumed"}
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import structlog
+
 from shardcast.engine_specs import EngineSpec
 
 from .calls import ASK_TIMEOUT_S, EngineHttp, get, post, routes_of
@@ -26,6 +29,8 @@ from .port import Capabilities, Effect, EngineFault, Health, Outcome, StagedVers
 
 #: What our side of the plugin answers to; another number is another protocol.
 GREETING: Final = {"init_info": {"shardcast": 1}}
+_log = structlog.get_logger("shardcast.engines")
+
 _RELOAD_ROUTES: Final = frozenset({"/collective_rpc", "/pause", "/resume"})
 _TRANSFER_ROUTES: Final = frozenset(
     {"/init_weight_transfer_engine", "/start_weight_update", "/update_weights", "/finish_weight_update"}
@@ -128,6 +133,7 @@ class VllmEngine:
                         "timeout": timeout_s,
                     }
                 )
+        await self._forget_prefixes()
         await self._set_label(version)
 
     async def _rpc(self, call: dict[str, object]) -> None:
@@ -145,6 +151,15 @@ class VllmEngine:
         except EngineFault as fault:
             fault.may_have_acted = True  # whatever it says: the update has been started
             raise
+
+    async def _forget_prefixes(self) -> None:
+        if self._spec.kv == "reset" and "/reset_prefix_cache" in self._routes:
+            try:
+                await post(self._http, "/reset_prefix_cache", timeout_s=ASK_TIMEOUT_S)
+            except EngineFault as fault:
+                if not fault.is_answer:
+                    raise
+                _log.warning("prefixes_not_forgotten", engine=self._spec.name, error=fault.describe())
 
     async def _set_label(self, version: StagedVersion) -> None:
         if not self._routes >= _LABEL_ROUTES:

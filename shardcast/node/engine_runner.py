@@ -233,6 +233,7 @@ class EngineRunner:
             case Resume():
                 self.follower.resumed(await self._engine.resume(), _now_s())
                 self._was_busy = True
+                await asyncio.to_thread(self._note)
             case Activate() as order:
                 await self._activate(order)
                 self._was_busy = True
@@ -364,10 +365,12 @@ class EngineRunner:
 
     def _note(self) -> None:
         follower = self.follower
+        # an engine that may be paused by us is in the middle of something, also for the next run
+        pausing = (follower.active or follower.target) if follower.owns_pause else None
         marks: dict[Role, Mark | None] = {
             "active": follower.active,
             "previous": follower.previous,
-            "attempting": follower.attempting,
+            "attempting": follower.attempting or pausing,
             "hold": follower.hold,
         }
         rows = {

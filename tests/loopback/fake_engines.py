@@ -34,6 +34,7 @@ ROUTES = {
         "/finish_weight_update",
         "/update_weight_version",
         "/weight_info",
+        "/reset_prefix_cache",
         "/health",
     ],
     "sglang": ["/pause_generation", "/continue_generation", "/update_weights_from_disk", "/model_info", "/health"],
@@ -77,6 +78,8 @@ class State:
     load_running: int = 0
     load_running_max: int = 0
     is_sampling_in_load: bool = False
+    #: What its prefix cache was computed with.
+    cached: str = "old weights"
     core: threading.Lock = field(default_factory=threading.Lock)
 
     def paths(self) -> list[str]:
@@ -186,6 +189,9 @@ class Handler(BaseHTTPRequestHandler):
             case "/pause":
                 state.is_paused = True
                 return {"status": "paused"}
+            case "/reset_prefix_cache":
+                state.cached = ""
+                return {}
             case "/resume":
                 state.is_paused = False
                 return {"status": "resumed"}
@@ -233,6 +239,7 @@ class Handler(BaseHTTPRequestHandler):
                     raise Refused(400, {"success": False, "message": str(refused.body)}) from refused
                 if body.get("weight_version") is not None:
                     state.label = body["weight_version"]
+                state.cached = "" if body["flush_cache"] else state.cached
                 return {"success": True, "message": "Succeeded to update model weights.", "num_paused_requests": 0}
         raise Refused(404, {"detail": "Not Found"})
 

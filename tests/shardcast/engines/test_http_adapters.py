@@ -262,6 +262,16 @@ async def test_an_engine_that_is_not_to_be_paused_is_not(fake: FakeEngine, tmp_p
     assert PAUSE[fake.state.kind] not in fake.state.paths()
 
 
+@pytest.mark.parametrize(("options", "cached"), [("", ""), (",kv=keep", "old weights")])
+async def test_what_was_cached_with_other_weights_is_forgotten_unless_callers_salt_it(
+    fake: FakeEngine, tmp_path: Path, options: str, cached: str
+) -> None:
+    async with adapter(fake, options) as engine:
+        assert (await activate(engine, version(tmp_path, 1))).effect is Effect.ACTIVE
+    assert fake.state.cached == cached
+    assert not fake.state.is_paused and fake.state.weights == tree_digests(tmp_path / "v1")
+
+
 async def test_the_token_comes_from_a_file_that_only_its_owner_reads(fake: FakeEngine, tmp_path: Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("very-secret\n")

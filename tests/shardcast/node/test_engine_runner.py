@@ -26,6 +26,8 @@ class OwnEngine:
         self.outcomes: list[Outcome] = []
         self.commits: list[int] = []
         self.on_commit: Callable[[], None] = lambda: None
+        self.can_resume = True
+        self.resumed_count = 0
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
 
@@ -45,7 +47,8 @@ class OwnEngine:
         return outcome
 
     async def resume(self) -> bool:
-        return True
+        self.resumed_count += self.can_resume
+        return self.can_resume
 
     async def current(self) -> str | None:
         return self.serves
@@ -154,6 +157,22 @@ async def test_who_asks_for_a_version_hears_what_became_of_it(tmp_path: Path) ->
             await run.runner.demand(mark_of(newest), timeout_s=0.5)
         run.engine.may_go_on.set()
         await run.until_active(2)
+
+
+async def test_a_pause_that_was_left_behind_is_ended_by_the_next_run(tmp_path: Path) -> None:
+    async with running(tmp_path, 1) as run:
+        run.engine.can_resume = False
+        run.engine.outcomes = [Outcome(effect=Effect.ACTIVE, is_resumed=False)]
+        await run.until_active(1)
+        await run.until(lambda: "attempting" in run.node.store.activations("vllm"))
+        again = Run(run.node)
+        again.engine.serves = run.engine.serves
+        task = asyncio.ensure_future(again.runner.run())
+        await again.until(lambda: again.engine.resumed_count == 1)
+        await again.until(lambda: set(run.node.store.activations("vllm")) == {"active"})
+        assert again.engine.commits == [] and not again.runner.follower.owns_pause
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def test_an_end_that_was_not_heard_is_told_when_the_engine_says_it(tmp_path: Path) -> None:
