@@ -25,6 +25,7 @@ from pydantic_settings import (
 from shardcast_proto.errors import ConfigError
 from shardcast_proto.limits import MIB
 
+from .engine_specs import EngineSpec, parse_engines, parse_time
 from .plain_files import TOKEN_BYTES_MAX, read_plain
 
 ENV_PREFIX: Final = "SHARDCAST_"
@@ -41,11 +42,11 @@ NO_ADDRESS: Final = "none"
 
 Paths = Annotated[tuple[Path, ...], NoDecode]
 Texts = Annotated[tuple[str, ...], NoDecode]
-_LISTS: Final = ("channel", "origin_key", "bootstrap", "allow_private", "publish_root")
+_LISTS: Final = ("channel", "origin_key", "bootstrap", "allow_private", "publish_root", "activate")
 
 
 class NodeConfig(BaseSettings):
-    """What one `shardcast-node` is told. Lists in variables are separated by commas."""
+    """What one `shardcast-node` is told. Lists in variables are separated by commas, engines by semicolons."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
@@ -81,12 +82,30 @@ class NodeConfig(BaseSettings):
     publish_root: Paths = ()
     #: A file with the bearer token of the API.
     token_file: Path | None = None
+    #: Engines that are kept at the newest version: see `engine_specs`.
+    activate: Texts = ()
+    #: Versions that an engine may be behind before the node calls itself not ready.
+    max_lag: int | None = Field(default=None, ge=0)
+    #: Seconds that an engine may be behind, whatever by; given as 10m, too.
+    max_stale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator(*_LISTS, mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+    def _split(cls, value: object, info: ValidationInfo) -> object:
+        mark = ";" if info.field_name == "activate" else ","
+        return tuple(filter(None, value.split(mark))) if isinstance(value, str) else value
+
+    @field_validator("activate")
+    @classmethod
+    def _check_engines(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parse_engines(value)
+        return value
+
+    @field_validator("max_stale", mode="before")
+    @classmethod
+    def _read_time(cls, value: object) -> object:
+        return parse_time(value) if isinstance(value, str) else value
 
     @field_validator("p2p", "serve", "api", "announce_p2p", "announce_serve")
     @classmethod
@@ -118,6 +137,11 @@ class NodeConfig(BaseSettings):
                 name: value for name, value in env_settings.env_vars.items() if name.upper() not in FOREIGN_ENV
             }
         return init_settings, env_settings
+
+    @property
+    def engines(self) -> tuple[EngineSpec, ...]:
+        """The engines that are kept at the newest version."""
+        return parse_engines(self.activate)
 
     def read_token(self) -> bytes | None:
         """Return the API's bearer token.

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
@@ -20,6 +20,8 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 #: From a small version on loopback to 62 GB on a slow link.
 _TRANSFER_BUCKETS_S: Final = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 3600)
 #: 62 GB at 2.7 GB/s per thread take about ten seconds.
+#: From moving a link to loading a very large model from a disk.
+_ACTIVATION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 3600)
 _HASH_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 #: Reasons of refused heads are slugs of ours; should one ever not be, it is counted here.
 _OTHER: Final = "other"
@@ -37,6 +39,41 @@ class ChannelFigures:
     newest_received_at_s: float | None
     complete_step: int | None
     fetching_count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFigures:
+    """One engine at a moment."""
+
+    name: str
+    is_reachable: bool
+    is_behind: bool
+    #: Whether it is known what it serves.
+    is_known: bool
+    #: None before the first activation.
+    active_step: int | None
+    lag_versions: int
+    lag_s: float
+
+
+class EndedActivation(Protocol):
+    """An activation that has ended, as the metrics count it."""
+
+    @property
+    def engine(self) -> str:
+        """The engine's name."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, with its preparation."""
+
+    @property
+    def result(self) -> str:
+        """active, unchanged, restored or unknown."""
+
+    @property
+    def pause_s(self) -> float:
+        """How long the engine did not sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +106,7 @@ class Figures:
     #: 0 while uploads are not paced.
     uplink_bytes_per_s: float
     channels: list[ChannelFigures] = field(default_factory=list)
+    engines: list[EngineFigures] = field(default_factory=list)
 
 
 class Metrics:
@@ -94,6 +132,34 @@ class Metrics:
             buckets=_HASH_BUCKETS_S,
             registry=self._registry,
         )
+
+        self._activations = Counter(
+            "shardcast_activations",
+            "Activations that have ended, by how: active, unchanged, restored or unknown.",
+            labelnames=["engine", "result"],
+            registry=self._registry,
+        )
+        self._activation_seconds = Histogram(
+            "shardcast_activation_seconds",
+            "How long activations that succeeded took, with their preparation.",
+            labelnames=["engine"],
+            buckets=_ACTIVATION_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._pause_seconds = Histogram(
+            "shardcast_activation_pause_seconds",
+            "How long engines did not sample, in activations that succeeded.",
+            labelnames=["engine"],
+            buckets=_ACTIVATION_BUCKETS_S,
+            registry=self._registry,
+        )
+
+    def activation_ended(self, ended: EndedActivation) -> None:
+        """Count an activation."""
+        self._activations.labels(ended.engine, ended.result).inc()
+        if ended.result == "active":
+            self._activation_seconds.labels(ended.engine).observe(max(ended.seconds, 0.0))
+            self._pause_seconds.labels(ended.engine).observe(max(ended.pause_s, 0.0))
 
     def version_completed(self, seconds: float) -> None:
         """Count a version that was fetched whole."""
@@ -139,6 +205,7 @@ class _FiguresCollector(Collector):
         yield _gauge("store_bytes", "Bytes of the versions held, by state.", now.store_bytes, label="state")
         yield _gauge("store_versions", "Versions held, by state.", now.store_versions, label="state")
         yield from _channel_metrics(now.channels)
+        yield from _engine_metrics(now.engines)
 
 
 def _swarm_metrics(now: Figures) -> Iterator[Metric]:
@@ -177,6 +244,20 @@ def _channel_metrics(channels: list[ChannelFigures]) -> Iterator[Metric]:
         received,
         label="channel",
     )
+
+
+def _engine_metrics(engines: list[EngineFigures]) -> Iterator[Metric]:
+    def each(name: str, text: str, values: Mapping[str, float]) -> Metric:
+        return _gauge(f"engine_{name}", text, values, label="engine")
+
+    yield each("reachable", "1 while the engine answers, else 0.", {one.name: int(one.is_reachable) for one in engines})
+    yield each("known", "1 while it is known what the engine serves.", {one.name: int(one.is_known) for one in engines})
+    behind = {one.name: int(one.is_behind) for one in engines}
+    yield each("behind", "1 while the engine is further behind than --max-lag or --max-stale allow.", behind)
+    active = {one.name: one.active_step for one in engines if one.active_step is not None}
+    yield each("active_step", "The step that the engine was last given with success.", active)
+    yield each("lag_versions", "Newer versions that the channel has.", {one.name: one.lag_versions for one in engines})
+    yield each("lag_seconds", "For how long the channel has had a newer one.", {one.name: one.lag_s for one in engines})
 
 
 _Values = float | Mapping[str, int] | Mapping[str, float]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 from urllib.parse import quote
 
-from shardcast_proto.errors import DaemonUnreachable, IntegrityError, NotReady, StoreError
+from shardcast_proto.errors import DaemonUnreachable, IntegrityError, NotFound, NotReady, StoreError
 from shardcast_proto.hashing import digest_of
 from shardcast_proto.ids import format_digest, parse_digest
 from shardcast_proto.limits import MANIFEST_BYTES_MAX
@@ -214,6 +214,83 @@ class ApiClient:
 
         return self._follow(f"{_version_path(channel, selector)}/verify", "verified", on_news=tell)
 
+    def engines(self) -> list[View]:
+        """Return the engines that the node keeps at the newest version."""
+        return list_of(self._transport.call("GET", "/v1/engines"), "engines")
+
+    def activate(self, channel: str, selector: str, *, engine: str | None, timeout_s: float) -> View:
+        """Have engines serve a complete version; return `engines`.
+
+        Args:
+            channel: Its name or id.
+            selector: Which version.
+            engine: Which engine; None for all of the channel.
+            timeout_s: How long to wait for them.
+
+        Raises:
+            NotFound: No such channel, version or engine.
+            NotReady: The version is not complete on the node.
+            HotLoadError: An engine did not take it.
+            TransferError: Not in time; it goes on.
+        """
+        document = {"engine": engine, "timeout_s": timeout_s}
+        return self._follow(f"{_version_path(channel, selector)}/activate", "activated", document=document)
+
+    def roll_back(self, channel: str, *, engine: str | None, timeout_s: float) -> View:
+        """Have engines serve what they served before; return `engines`.
+
+        Raises:
+            NotFound: No such channel or engine, or there is nothing to go back to.
+            HotLoadError: An engine did not take it.
+            Conflict: An activation is under way.
+            TransferError: Not in time; it goes on.
+        """
+        document = {"engine": engine, "timeout_s": timeout_s}
+        return self._follow(f"{_channel_path(channel)}/rollback", "rolled_back", document=document)
+
+    def follow(self, channel: str, *, engine: str | None) -> View:
+        """Have engines take up the newest version again; return `engines`.
+
+        Raises:
+            NotFound: No such channel or engine.
+        """
+        return object_of(self._transport.call("POST", f"{_channel_path(channel)}/follow", document={"engine": engine}))
+
+    def wait_activated(
+        self, channel: str, selector: str, *, engine: str | None = None, timeout_s: float | None = None
+    ) -> View:
+        """Return a version, with `engines`, once all engines of its channel serve it, or a newer one.
+
+        Args:
+            channel: Its name or id.
+            selector: Which version; `latest` means the newest at the moment of return.
+            engine: Wait for this one only.
+            timeout_s: How long to wait; None for as long as it takes.
+
+        Raises:
+            NotFound: No such channel, or no such engine.
+            NotReady: They do not serve it in time.
+        """
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            view = self._poll(channel, selector, 0.0)
+            name = channel if view is None else str(view["channel_id"])
+            engines = [
+                one
+                for one in self.engines()
+                if name in (one["channel"], one["channel_id"]) and engine in (None, one["name"])
+            ]
+            if not engines:
+                self.versions(channel)
+                which = "no engine" if engine is None else f"no engine {engine}"
+                raise NotFound(f"{which} follows {channel} on this node", hint="see shardcast status")
+            late = [one for one in engines if view is None or not _serves(one, view)]
+            if view is not None and not late:
+                return {**view, "engines": engines}
+            if deadline_s is not None and time.monotonic() >= deadline_s:
+                raise _not_activated(channel, selector, view, late)
+            time.sleep(POLL_PAUSE_S)
+
     def pin(self, channel: str, selector: str) -> View:
         """Keep a version from retention, and return it.
 
@@ -343,6 +420,27 @@ def _too_late(channel: str, selector: str, view: View | None, timeout_s: float |
         channel=channel,
         selector=selector,
     )
+
+
+def _serves(engine: View, view: View) -> bool:
+    active = engine["active"]
+    is_known = engine["knowledge"] in ("confirmed", "assumed") and active is not None
+    return is_known and (active["epoch"], active["seq"]) >= (view["epoch"], view["seq"])
+
+
+def _not_activated(channel: str, selector: str, view: View | None, late: list[View]) -> NotReady:
+    version = f"version {selector} of {channel}" if view is None else describe_version(view)
+    why = "; ".join(f"engine {one['name']}: {one['explain']}" for one in late)
+    return NotReady(
+        f"{version} is not active in time: {why}",
+        hint="see shardcast status",
+        channel=channel,
+        engines=[str(one["name"]) for one in late],
+    )
+
+
+def _channel_path(channel: str) -> str:
+    return f"/v1/channels/{quote(channel, safe='')}"
 
 
 def _versions_path(channel: str) -> str:

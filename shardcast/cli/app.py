@@ -69,7 +69,29 @@ def _pull(given: argparse.Namespace) -> None:
 def _wait(given: argparse.Namespace) -> None:
     from .wait import wait
 
+    if given.engine is not None and not given.activated:
+        raise UsageError("--engine goes with --activated", hint="see shardcast wait --help")
+    if given.activated:
+        from .activate import wait_activated
+
+        wait_activated(_session(given), given.version, engine=given.engine, timeout_s=given.timeout)
+        return
     wait(_session(given), given.version, timeout_s=given.timeout)
+
+
+def _activate(given: argparse.Namespace) -> None:
+    from .activate import activate
+
+    activate(_session(given), given.version, engine=given.engine, timeout_s=given.timeout)
+
+
+def _rollback(given: argparse.Namespace) -> None:
+    from .activate import resume, roll_back
+
+    if given.resume:
+        resume(_session(given), given.name, engine=given.engine)
+    else:
+        roll_back(_session(given), given.name, engine=given.engine, timeout_s=given.timeout)
 
 
 def _ls(given: argparse.Namespace) -> None:
@@ -167,6 +189,8 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], None]]] = {
     "publish": _publish,
     "pull": _pull,
     "wait": _wait,
+    "activate": _activate,
+    "rollback": _rollback,
     "ls": _ls,
     "show": _show,
     "status": _status,

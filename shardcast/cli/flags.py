@@ -51,6 +51,11 @@ def add_timeout(parser: Parser, summary: str = "give up after so long, with exit
     parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help=summary)
 
 
+def add_engine(parser: Parser) -> None:
+    """Add the flag that names one engine."""
+    parser.add_argument("--engine", metavar="ENGINE", help="only this engine; by default all that follow the channel")
+
+
 def add_version(parser: Parser) -> None:
     """Add the argument that names a version."""
     parser.add_argument("version", metavar="VERSION", help=_VERSION_HELP)

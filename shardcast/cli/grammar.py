@@ -31,6 +31,7 @@ def build() -> Parser:
     _build_channel(commands)
     _build_publish(commands)
     _build_getting(commands)
+    _build_activating(commands)
     _build_looking(commands)
     _build_keeping(commands)
     _build_demo(commands)
@@ -97,10 +98,39 @@ def _build_getting(commands: Any) -> None:
     parser.add_argument("--wait", action="store_true", help="wait until the node holds the version complete")
     flags.add_timeout(parser)
     flags.add_progress(parser)
-    parser = _add_asking(commands, "wait", "wait for a version", "Return when the node holds a version complete.")
+    parser = _add_asking(
+        commands,
+        "wait",
+        "wait for a version",
+        "Return when the node holds a version complete, or when its engines serve it or a newer one.",
+    )
     flags.add_version(parser)
+    parser.add_argument("--activated", action="store_true", help="wait until the engines of the channel serve it")
+    flags.add_engine(parser)
     flags.add_timeout(parser)
     flags.add_progress(parser)
+
+
+def _build_activating(commands: Any) -> None:
+    parser = _add_asking(
+        commands,
+        "activate",
+        "have engines serve a version",
+        "Have the engines of a channel serve a version; it stays until something newer comes than there is now.",
+    )
+    flags.add_version(parser)
+    flags.add_engine(parser)
+    flags.add_timeout(parser, "give up waiting after so long, with exit code 7 [3600]; the engine is not told")
+    parser = _add_asking(
+        commands,
+        "rollback",
+        "have engines serve what they served before",
+        "Have the engines of a channel serve what they served before, until something newer comes than there is now.",
+    )
+    parser.add_argument("name", metavar="NAME", help="a channel")
+    flags.add_engine(parser)
+    parser.add_argument("--resume", action="store_true", help="take up the newest version again instead")
+    flags.add_timeout(parser, "give up waiting after so long, with exit code 7 [3600]; the engine is not told")
 
 
 def _build_looking(commands: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from shardcast.api_client import View
 
+from .activate import engine_lines
 from .output import print_result, share_text, size_text, time_text
 from .session import Session
 
@@ -32,6 +33,8 @@ def _lines(view: View) -> Iterator[str]:
         yield f"store      {view['store_error']}"
     for channel in view["channels"]:
         yield from _channel_lines(channel)
+    for engine in view["engines"]:
+        yield from engine_lines(engine)
 
 
 def _channel_lines(channel: View) -> Iterator[str]:

@@ -74,6 +74,12 @@ def read_flags(
         list[Path] | None, typer.Option(help="Directory that checkpoints may be published from; repeat for more.")
     ] = None,
     token_file: Annotated[Path | None, typer.Option(help="File with the API's bearer token.")] = None,
+    activate: Annotated[
+        list[str] | None,
+        typer.Option(help="KIND=TARGET[,KEY=VALUE...]: an engine to keep at the newest version, as vllm=URL; repeat."),
+    ] = None,
+    max_lag: Annotated[int | None, typer.Option(help="Versions that an engine may be behind; then: not ready.")] = None,
+    max_stale: Annotated[str | None, typer.Option(help="Time that an engine may be behind, such as 10m.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error (default info).")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the same keys as the flags.")] = None,
     print_config: Annotated[

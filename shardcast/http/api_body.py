@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Final, NamedTuple, NoReturn
@@ -33,6 +34,10 @@ PUBLISH_TIMEOUT_S: Final = 600.0
 PUBLISH_TIMEOUT_S_MAX: Final = 86_400.0
 #: A reader that needs a version for longer than a day asks again.
 LEASE_TTL_S_MAX: Final = 86_400.0
+#: How long an activation is waited for, if the request does not say; it takes a large model over an hour.
+ACTIVATION_TIMEOUT_S: Final = 3600.0
+#: The name of an engine.
+ENGINE_PATTERN: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 #: Signed objects carry integers below this.
 _INTEGER_LIMIT: Final = 2**63
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -51,6 +56,13 @@ class LeaseRequest(NamedTuple):
 
     holder: str
     ttl_s: float
+
+
+class ActivationRequest(NamedTuple):
+    """Which engine is meant (None: all of the channel), and how long it is waited for."""
+
+    engine: str | None
+    timeout_s: float
 
 
 async def read_object(request: web.BaseRequest, *, timeout_s: float, is_optional: bool = False) -> dict[str, object]:
@@ -139,6 +151,26 @@ def gc_request(body: Mapping[str, object]) -> bool:
     return dry_run
 
 
+def activation_request(body: Mapping[str, object]) -> ActivationRequest:
+    """Read {"engine", "timeout_s"}, which may be left out.
+
+    Raises:
+        ConfigError: A member is unknown or not what it must be.
+    """
+    _check_names(body, needed=(), optional=("engine", "timeout_s"))
+    return ActivationRequest(_engine(body), _timeout(body.get("timeout_s", ACTIVATION_TIMEOUT_S)))
+
+
+def follow_request(body: Mapping[str, object]) -> str | None:
+    """Read {"engine"}, which may be left out; return it.
+
+    Raises:
+        ConfigError: A member is unknown or not what it must be.
+    """
+    _check_names(body, needed=(), optional=("engine",))
+    return _engine(body)
+
+
 def no_request(body: Mapping[str, object]) -> None:
     """Refuse members where there are none.
 
@@ -177,6 +209,13 @@ def _neighbours(wait: object) -> int:
     if count is None or not 1 <= count <= NEIGHBOURS_MAX:
         raise ConfigError(f'wait must be "{ANNOUNCED}" or a number of neighbours from 1 to {NEIGHBOURS_MAX}')
     return count
+
+
+def _engine(body: Mapping[str, object]) -> str | None:
+    engine = body.get("engine")
+    if engine is not None and not (isinstance(engine, str) and re.fullmatch(ENGINE_PATTERN, engine)):
+        raise ConfigError("engine must be the name of an engine, or null")
+    return engine
 
 
 def _timeout(seconds: object) -> float:

@@ -96,6 +96,24 @@ _GC: Final[Schema] = {
     "additionalProperties": False,
     "properties": {"dry_run": {"type": "boolean", "default": False}},
 }
+_ENGINE: Final[Schema] = {
+    "anyOf": [{"type": "string", "pattern": f"^{api_body.ENGINE_PATTERN}$"}, {"type": "null"}],
+    "description": "The engine that is meant; without, all that follow the channel.",
+}
+_ACTIVATION: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "engine": _ENGINE,
+        "timeout_s": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": api_body.PUBLISH_TIMEOUT_S_MAX,
+            "default": api_body.ACTIVATION_TIMEOUT_S,
+        },
+    },
+}
+_FOLLOW: Final[Schema] = {"type": "object", "additionalProperties": False, "properties": {"engine": _ENGINE}}
 _CHANNEL: Final = "/v1/channels/{channel}"
 _VERSION: Final = f"{_CHANNEL}/versions/{{selector}}"
 
@@ -146,6 +164,12 @@ _NODE_OPERATIONS: Final = (
         problems=(507,),
     ),
     Operation(
+        method="get",
+        path="/v1/engines",
+        summary="The engines that are kept at the newest version.",
+        content=_json(reference(facade.EnginesView)),
+    ),
+    Operation(
         method="post",
         path="/v1/gc",
         summary="Delete now what retention gives up.",
@@ -186,6 +210,22 @@ _CHANNEL_OPERATIONS: Final = (
         content=_json(reference(facade.SpoolView)),
         problems=(*_BODY, 404, 409, 507),
         body=_NO_MEMBERS,
+    ),
+    Operation(
+        method="post",
+        path=f"{_CHANNEL}/rollback",
+        summary="Have engines serve what they served before: lines of progress, the last one is the result.",
+        content=((_LINES, _TEXT),),
+        problems=(*_BODY, 404, 409, 507),
+        body=_ACTIVATION,
+    ),
+    Operation(
+        method="post",
+        path=f"{_CHANNEL}/follow",
+        summary="Have engines take up the newest version again.",
+        content=_json(reference(facade.EnginesView)),
+        problems=(*_BODY, 404, 507),
+        body=_FOLLOW,
     ),
     Operation(
         method="get",
@@ -235,6 +275,14 @@ _VERSION_OPERATIONS: Final = (
         content=(("application/octet-stream", _BYTES),),
         problems=(404, 409, 412, 416, 507),
         others=(206, 304),
+    ),
+    Operation(
+        method="post",
+        path=f"{_VERSION}/activate",
+        summary="Have engines serve a complete version: lines of progress, the last one is the result.",
+        content=((_LINES, _TEXT),),
+        problems=(*_BODY, 404, 409, 507),
+        body=_ACTIVATION,
     ),
     Operation(
         method="post",

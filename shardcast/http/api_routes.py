@@ -1,9 +1,11 @@
 """The routes of the API: what each path answers, by method.
 
     GET    /livez  /readyz  /metrics  /openapi.json
-    GET    /v1/status  /v1/peers  /v1/channels
+    GET    /v1/status  /v1/peers  /v1/channels  /v1/engines
     POST   /v1/gc                                                   {"dry_run": false}, or no body
     GET    /v1/channels/{channel}/events[?since=ID][&timeout=S]     a long poll, or with Accept: text/event-stream a stream
+    POST   /v1/channels/{channel}/rollback                          a stream of lines; see `api_streams`
+    POST   /v1/channels/{channel}/follow                            the engines, which take up the newest version again
     POST   /v1/channels/{channel}/spool                             201; a directory for a publisher of the same user
     DELETE /v1/spools/{id}                                          204
     GET    /v1/channels/{channel}/versions
@@ -12,6 +14,7 @@
     GET    /v1/channels/{channel}/versions/{selector}/tree          who feeds whom with it
     GET    /v1/channels/{channel}/versions/{selector}/manifest      the encoded manifest, named by its ETag
     GET    /v1/channels/{channel}/versions/{selector}/files/{path}  bytes; conditions as in `api_ranges`
+    POST   /v1/channels/{channel}/versions/{selector}/activate      a stream of lines; see `api_streams`
     POST   /v1/channels/{channel}/versions/{selector}/lease         201
     POST   /v1/channels/{channel}/versions/{selector}/pin           the version; so does DELETE
     POST   /v1/channels/{channel}/versions/{selector}/verify        a stream of lines; see `api_streams`
@@ -36,14 +39,22 @@ from typing import Final
 from aiohttp import web
 
 from shardcast.http.api_answers import FIELDS, Answer, Resource, json_response
-from shardcast.http.api_body import gc_request, lease_request, no_request, publish_request, read_object
+from shardcast.http.api_body import (
+    activation_request,
+    follow_request,
+    gc_request,
+    lease_request,
+    no_request,
+    publish_request,
+    read_object,
+)
 from shardcast.http.api_events import Events
 from shardcast.http.api_files import FileSender
 from shardcast.http.api_hub import HubRoutes
 from shardcast.http.api_openapi import openapi_bytes
 from shardcast.http.api_streams import Line, Streams, TellFn, Work
 from shardcast.http.api_target import EXPAND, RECURSIVE, SINCE, TIMEOUT, WAIT, Target
-from shardcast.http.facade import NodeFacade, VerifyView
+from shardcast.http.facade import EnginesView, NodeFacade, VerifyView
 from shardcast.http.peer_user import is_own_user
 from shardcast.http.problems import problem_of_status
 from shardcast.metrics import CONTENT_TYPE as METRICS_TYPE
@@ -109,6 +120,8 @@ class ApiRoutes:
                 return {"GET": _reading(lambda: {"peers": facade.peers()})}
             case ("v1", "channels"):
                 return {"GET": _reading(lambda: {"channels": facade.channels()})}
+            case ("v1", "engines"):
+                return {"GET": _reading(lambda: {"engines": facade.engines()})}
             case ("metrics",):
                 return {"GET": self._answer_metrics}
             case ("openapi.json",):
@@ -120,6 +133,10 @@ class ApiRoutes:
             case ("v1", "channels", channel, "events"):
                 since, timeout_s = target.query.get(SINCE), target.seconds(TIMEOUT)
                 return {"GET": lambda request: self._events.answer(request, channel, since=since, timeout_s=timeout_s)}
+            case ("v1", "channels", channel, "rollback"):
+                return {"POST": lambda request: self._roll_back(request, channel)}
+            case ("v1", "channels", channel, "follow"):
+                return {"POST": lambda request: self._follow(request, channel)}
             case ("v1", "channels", channel, "spool"):
                 return {"POST": lambda request: self._lend_spool(request, channel)}
             case ("v1", "channels", channel, "versions"):
@@ -141,6 +158,8 @@ class ApiRoutes:
                 return {"GET": _reading(lambda: self._facade.tree(channel, selector))}
             case ["manifest"]:
                 return {"GET": lambda request: self._answer_manifest(request, channel, selector)}
+            case ["activate"]:
+                return {"POST": lambda request: self._activate(request, channel, selector)}
             case ["lease"]:
                 return {"POST": lambda request: self._lease(request, channel, selector)}
             case ["pin"]:
@@ -204,6 +223,27 @@ class ApiRoutes:
             )
 
         return await self._streams.answer(request, Work(name=f"verify {channel}@{selector}", last="verified", run=run))
+
+    async def _activate(self, request: web.BaseRequest, channel: str, selector: str) -> web.StreamResponse:
+        wanted = activation_request(await self._read_optional(request))
+
+        async def run(tell: TellFn) -> EnginesView:
+            return await self._facade.activate(channel, selector, engine=wanted.engine, timeout_s=wanted.timeout_s)
+
+        work = Work(name=f"activate {channel}@{selector}", last="activated", run=run)
+        return await self._streams.answer(request, work)
+
+    async def _roll_back(self, request: web.BaseRequest, channel: str) -> web.StreamResponse:
+        wanted = activation_request(await self._read_optional(request))
+
+        async def run(tell: TellFn) -> EnginesView:
+            return await self._facade.roll_back(channel, engine=wanted.engine, timeout_s=wanted.timeout_s)
+
+        return await self._streams.answer(request, Work(name=f"rollback {channel}", last="rolled_back", run=run))
+
+    async def _follow(self, request: web.BaseRequest, channel: str) -> web.StreamResponse:
+        engine = follow_request(await self._read_optional(request))
+        return json_response(await self._facade.follow(channel, engine=engine))
 
     async def _pin(self, request: web.BaseRequest, channel: str, selector: str) -> web.StreamResponse:
         no_request(await self._read_optional(request))

@@ -9,6 +9,9 @@ Publishing:
     {"event":"published", …}                           the last line, or
     {"event":"error","problem":{…}}                    the last line when it failed after the first
 
+Activating and rolling back: lines {"event":"waiting"}, then {"event":"activated", "engines":[…]} or "rolled_back", or the error. The
+engine is not told when the caller leaves.
+
 Verifying: lines {"event":"verifying","done":N,"total":N}, then {"event":"verified", …} or the error.
 
 What fails before the first line, as a refusal does, is an ordinary problem document with its status. Of the work itself its owner

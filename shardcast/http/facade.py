@@ -23,6 +23,10 @@ from shardcast.http.views import (
     ChannelStatus,
     ChannelView,
     ChildView,
+    EngineState,
+    EnginesView,
+    EngineVersion,
+    EngineView,
     EventKind,
     EventsView,
     EventView,
@@ -52,6 +56,10 @@ __all__ = [
     "ChannelStatus",
     "ChannelView",
     "ChildView",
+    "EngineState",
+    "EngineVersion",
+    "EngineView",
+    "EnginesView",
     "EventKind",
     "EventView",
     "EventsView",
@@ -243,6 +251,41 @@ class NodeFacade(Protocol):
         Raises:
             NotFound: There is no such spool (any more).
             Conflict: It is being published.
+            StoreError: The disk.
+        """
+
+    def engines(self) -> list[EngineView]:
+        """Return the engines that are kept at the newest version."""
+
+    async def activate(self, channel: str, selector: str, *, engine: str | None, timeout_s: float) -> EnginesView:
+        """Have the engines of a channel, or one of them, serve a complete version; it stays until something newer comes than there is.
+
+        Raises:
+            ConfigError: The selector is none.
+            NotFound: No such channel or version, or no such engine.
+            NotReady: The version is not complete here.
+            HotLoadError: An engine did not take it; the facts have its `effect`.
+            Conflict: Something else was asked of an engine meanwhile.
+            TransferError: It has not ended in time, and goes on.
+        Cancellation: it goes on.
+        """
+
+    async def roll_back(self, channel: str, *, engine: str | None, timeout_s: float) -> EnginesView:
+        """Have the engines of a channel, or one of them, serve what they served before, until something newer comes.
+
+        Raises:
+            NotFound: No such channel or engine, or one has nothing to go back to.
+            HotLoadError: An engine did not take it.
+            Conflict: An activation is under way, or something else was asked of an engine meanwhile.
+            TransferError: It has not ended in time, and goes on.
+        Cancellation: it goes on.
+        """
+
+    async def follow(self, channel: str, *, engine: str | None) -> EnginesView:
+        """Have the engines of a channel, or one of them, take up the newest version again, whatever was chosen or refused.
+
+        Raises:
+            NotFound: No such channel or engine.
             StoreError: The disk.
         """
 

@@ -15,7 +15,13 @@ from typing import Literal, Required, TypedDict
 VersionState = Literal["announced", "staging", "complete", "failed", "gone"]
 Freshness = Literal["fresh", "stale", "clock"]
 #: What happened to a version; `snapshot` says what there is, to a reader that has missed events or begins to read.
-EventKind = Literal["snapshot", "announced", "complete", "failed", "gone"]
+EventKind = Literal[
+    "snapshot", "announced", "complete", "failed", "gone", "activated", "activation_failed", "lagging", "caught_up"
+]
+#: `waiting`: no version was there yet. `activating`. `active`. `failed`: the last activation failed, what served before serves.
+#: `paused`: it may be paused by us, and is told to go on. `unknown`: nobody can say what it holds. `unreachable`: it does not answer as
+#: one does that works.
+EngineState = Literal["waiting", "activating", "active", "failed", "paused", "unknown", "unreachable"]
 #: Told (bytes done, bytes in total); may be called from any thread, as often as it likes.
 ProgressFn = Callable[[int, int], None]
 
@@ -59,6 +65,8 @@ class _VersionFields(TypedDict):
     first_chunk_at: float | None
     #: Whether the operator keeps it from retention.
     pinned: bool
+    #: The engines that serve it, as far as is known.
+    active_in: list[str]
 
 
 class VersionView(_VersionFields):
@@ -103,6 +111,60 @@ class ChannelStatus(TypedDict):
     fetching: list[VersionView]
 
 
+class EngineVersion(TypedDict):
+    """A version in an engine."""
+
+    step: int
+    seq: int
+    epoch: int
+    #: The manifest's digest, `b3:HEX`.
+    manifest: str
+
+
+class EngineView(TypedDict):
+    """One engine that is kept at the newest version."""
+
+    name: str
+    #: vllm, sglang, prime-rl, hook, webhook or symlink.
+    kind: str
+    #: Its URL or path.
+    target: str
+    channel: str
+    channel_id: str
+    state: EngineState
+    #: One sentence: what it does, or what is wrong and what to do.
+    explain: str
+    #: What is known of its weights: none, confirmed, assumed, unsettled or lost.
+    knowledge: str
+    #: What it was last given with success; with `knowledge` confirmed or assumed it serves that.
+    active: EngineVersion | None
+    #: What `rollback` goes back to.
+    previous: EngineVersion | None
+    activating: EngineVersion | None
+    #: Nothing that is not newer than this is taken up unasked.
+    hold: EngineVersion | None
+    #: How many newer versions the channel has, complete here or not, and for how long.
+    lag_versions: int
+    lag_seconds: float
+    #: Whether that is more than --max-lag or --max-stale allow.
+    is_behind: bool
+    #: Why the last activation failed, or None.
+    error: str | None
+    #: Of the last activation since the node has started.
+    activated_at: float | None
+    activation_seconds: float | None
+    pause_seconds: float | None
+    #: How many there were since, and how many have failed.
+    activations: int
+    failures: int
+
+
+class EnginesView(TypedDict):
+    """What was done with engines."""
+
+    engines: list[EngineView]
+
+
 class StatusView(TypedDict):
     """The node at one glance."""
 
@@ -127,6 +189,7 @@ class StatusView(TypedDict):
     refused_heads: int
     #: Why the store cannot be written to, or None.
     store_error: str | None
+    engines: list[EngineView]
 
 
 class PeerView(TypedDict):
@@ -292,6 +355,9 @@ class EventView(TypedDict):
     at: float
     #: The one version that it is about, as it was then; of a `snapshot` all that are listed, newest first.
     versions: list[VersionView]
+    #: Of `activated`, `activation_failed`, `lagging`, `caught_up`: the engine, and more in one sentence.
+    engine: str | None
+    detail: str | None
 
 
 class EventsView(TypedDict):

@@ -44,6 +44,8 @@ class Catalog:
         self._store = store
         self._roles_of = roles_of
         self._clock = clock
+        #: Returns the engines that serve a version, by the texts of its channel's id and its digest; the node knows.
+        self.active_in: Callable[[str, str], list[str]] = lambda channel, manifest: []
 
     def channel(self, name: str) -> FollowedChannel:
         """Return a channel by its name or id.
@@ -112,6 +114,7 @@ class Catalog:
             "duplicate_chunks": local.duplicate_chunks if local else 0,
             "first_chunk_at": local.first_chunk_at_s if local else None,
             "pinned": row.manifest in (self._store.pinned() if pinned is None else pinned),
+            "active_in": self.active_in(format_digest(channel.id), format_digest(row.manifest)),
             "path": str(held.path) if held is not None and state == "complete" else None,
         }
         return view

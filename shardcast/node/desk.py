@@ -9,10 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from shardcast import __version__
 from shardcast.http.data_server import DataServer
 from shardcast.http.facade import (
     ChannelView,
+    EnginesView,
+    EngineView,
     EventKind,
     EventsView,
     GcView,
@@ -33,11 +37,13 @@ from shardcast.metrics import Metrics
 from shardcast.shell.shell import Shell
 from shardcast.shell.versions import Versions
 from shardcast.store import Store
-from shardcast_proto.errors import NotFound, NotReady, StoreError
+from shardcast_proto.errors import NotFound, NotReady, ShardcastError, StoreError
 from shardcast_proto.ids import PeerId, parse_digest
 
+from .activations import Activations, EngineNews
 from .catalog import Catalog, selector_key
 from .checkup import verify
+from .engine_runner import Ended
 from .figures import FigureReader
 from .housekeeping import Housekeeping
 from .journal import Journals
@@ -50,6 +56,8 @@ from .traffic import Traffic
 
 #: A waiter looks again so often even when nobody told it of a change.
 LOOK_AGAIN_S: Final = 1.0
+
+_log = structlog.get_logger("shardcast.node")
 
 
 @dataclass
@@ -84,6 +92,7 @@ class Desk:
         housekeeping: Housekeeping,
         spools: Spools,
         publishable: Publishable,
+        activations: Activations,
     ) -> None:
         self._identity = identity
         self._shell = shell
@@ -96,7 +105,9 @@ class Desk:
         self._housekeeping = housekeeping
         self._leases = housekeeping.leases
         self._spools = spools
-        self._metrics = Metrics(FigureReader(shell, store, data_server, traffic=traffic, clock=time.time).read)
+        self._metrics = Metrics(
+            FigureReader(shell, store, data_server, traffic=traffic, engines=activations.views).read
+        )
         self._publications = Publications(
             shell,
             Publisher(shell, store),
@@ -109,6 +120,10 @@ class Desk:
         self.journals = Journals(
             list(shell.channels.values()), self._catalog, self._versions, on_event=self._count_event
         )
+        self._activations = activations
+        activations.on_news = self._tell_of_engine
+        activations.on_ended = self._activation_ended
+        self._catalog.active_in = activations.active_in
         #: Work that goes on when its caller leaves.
         self._chores: set[asyncio.Future[GcView]] = set()
 
@@ -132,6 +147,7 @@ class Desk:
             "received_bytes": self._versions.received_bytes,
             "refused_heads": self._shell.heads.refused.total(),
             "store_error": self._versions.store_error,
+            "engines": self._activations.views(),
         }
 
     def peers(self) -> list[PeerView]:
@@ -257,6 +273,38 @@ class Desk:
         """Delete a lent directory."""
         await asyncio.to_thread(self._spools.drop, spool)
 
+    def engines(self) -> list[EngineView]:
+        """Return the engines that are kept at the newest version."""
+        return self._activations.views()
+
+    async def activate(self, channel: str, selector: str, *, engine: str | None, timeout_s: float) -> EnginesView:
+        """Have the engines of a channel, or one of them, serve a complete version."""
+        view = self._complete_view(channel, selector)
+        followed = self._catalog.channel(channel)
+        head = self._catalog.head(followed, f"seq:{view['seq']}")
+        return {"engines": await self._activations.activate(followed, head, engine=engine, timeout_s=timeout_s)}
+
+    async def roll_back(self, channel: str, *, engine: str | None, timeout_s: float) -> EnginesView:
+        """Have the engines of a channel, or one of them, serve what they served before."""
+        followed = self._catalog.channel(channel)
+        return {"engines": await self._activations.roll_back(followed, engine=engine, timeout_s=timeout_s)}
+
+    async def follow(self, channel: str, *, engine: str | None) -> EnginesView:
+        """Have the engines of a channel, or one of them, take up the newest version again."""
+        return {"engines": await self._activations.follow(self._catalog.channel(channel), engine=engine)}
+
+    def _activation_ended(self, ended: Ended) -> None:
+        self._metrics.activation_ended(ended)
+        self._housekeeping.expect_release()
+
+    def _tell_of_engine(self, news: EngineNews) -> None:
+        try:
+            view = self._catalog.view(news.channel, self._catalog.head(news.channel, f"seq:{news.mark.seq}"))
+        except ShardcastError as error:
+            _log.warning("event_not_noted", kind=news.kind, engine=news.engine, error=error.describe())
+            return
+        self.journals.tell(news.channel, news.kind, view, engine=news.engine, detail=news.detail)
+
     def metrics(self) -> bytes:
         """Return the node's metrics."""
         return self._metrics.render()
@@ -272,7 +320,10 @@ class Desk:
     def is_ready(self) -> tuple[bool, str]:
         """Say whether the node can do its work."""
         error = self._versions.store_error
-        return (False, f"the store fails: {error}") if error else (True, "ready")
+        if error:
+            return False, f"the store fails: {error}"
+        trouble = self._activations.trouble()
+        return (True, "ready") if trouble is None else (False, trouble)
 
     def _count_event(self, kind: EventKind, view: VersionView) -> None:
         if kind == "complete" and view["completed_at"] is not None and view["signed_at"] is None:

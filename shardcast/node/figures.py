@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
 from shardcast import __version__
 from shardcast.http.data_server import DataServer
-from shardcast.metrics import ChannelFigures, Figures
+from shardcast.http.facade import EngineView
+from shardcast.metrics import ChannelFigures, EngineFigures, Figures
 from shardcast.shell.channels import FollowedChannel
 from shardcast.shell.shell import Shell
 from shardcast.store import Store
@@ -24,16 +26,25 @@ class FigureReader:
     """Reads what the metrics show.
 
     Args:
+        engines: Describes the engines.
         clock: Unix seconds.
     """
 
     def __init__(
-        self, shell: Shell, store: Store, data_server: DataServer, *, traffic: Traffic, clock: Callable[[], float]
+        self,
+        shell: Shell,
+        store: Store,
+        data_server: DataServer,
+        *,
+        traffic: Traffic,
+        engines: Callable[[], list[EngineView]] = list,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._shell = shell
         self._store = store
         self._data_server = data_server
         self._traffic = traffic
+        self._engines = engines
         self._clock = clock
         self._started_at_s = clock()
 
@@ -76,6 +87,7 @@ class FigureReader:
                 "sending": len(shell.machine.links.sending.up),
             },
             uplink_bytes_per_s=(links.uplink_bytes_per_s or 0.0) if links is not None else 0.0,
+            engines=[_engine_figures(view) for view in self._engines()],
             channels=[self._channel(channel, states) for channel in shell.channels.values()],
         )
 
@@ -100,3 +112,15 @@ class FigureReader:
             complete_step=complete.step if complete else None,
             fetching_count=sum(states.get(head.manifest) == "staging" for head in heads),
         )
+
+
+def _engine_figures(view: EngineView) -> EngineFigures:
+    return EngineFigures(
+        name=view["name"],
+        is_reachable=view["state"] != "unreachable",
+        is_behind=view["is_behind"],
+        is_known=view["knowledge"] in ("confirmed", "assumed"),
+        active_step=None if view["active"] is None else view["active"]["step"],
+        lag_versions=view["lag_versions"],
+        lag_s=view["lag_seconds"],
+    )

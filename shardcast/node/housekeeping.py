@@ -67,6 +67,10 @@ class Housekeeping:
             self._is_due = False
             await self.retain()
 
+    def expect_release(self) -> None:
+        """Have retention look again within a second: something may have let go of a version."""
+        self._is_due = True
+
     def _show_flush_errors(self) -> None:
         """Show which versions wait for the disk, for as long as they do."""
         was, self._flush_error = self._flush_error, None

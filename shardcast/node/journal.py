@@ -58,10 +58,20 @@ class Journal:
         """The id to read on from after the newest event."""
         return f"{self._run}-{self._count}"
 
-    def note(self, kind: EventKind, view: VersionView, at_s: float) -> None:
+    def note(
+        self, kind: EventKind, view: VersionView, at_s: float, *, engine: str | None = None, detail: str | None = None
+    ) -> None:
         """Add an event, and wake who waits for one."""
         self._count += 1
-        self._events.append({"id": self.last_id, "event": kind, "at": at_s, "versions": [view]})
+        event: EventView = {
+            "id": self.last_id,
+            "event": kind,
+            "at": at_s,
+            "versions": [view],
+            "engine": engine,
+            "detail": detail,
+        }
+        self._events.append(event)
         self._grown.set()
         self._grown = asyncio.Event()
 
@@ -165,8 +175,20 @@ class Journals:
             # the id first: what happens while the views are made is told again
             last_id = journal.last_id
             views = self._catalog.versions(channel)
-            events = [{"id": last_id, "event": "snapshot", "at": self._clock(), "versions": views}]
+            snapshot: EventView = {
+                "id": last_id,
+                "event": "snapshot",
+                "at": self._clock(),
+                "versions": views,
+                "engine": None,
+                "detail": None,
+            }
+            events = [snapshot]
         return {"events": events, "next": events[-1]["id"] if events else since or journal.last_id}
+
+    def tell(self, channel: FollowedChannel, kind: EventKind, view: VersionView, *, engine: str, detail: str) -> None:
+        """Note what happened to a version in an engine: this is not found by looking."""
+        self._journals[channel.id].note(kind, view, self._clock(), engine=engine, detail=detail)
 
     def _note(self, channel: FollowedChannel, row: HeadRow, kind: EventKind) -> None:
         view = self._catalog.view(channel, row)

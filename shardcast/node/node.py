@@ -41,7 +41,9 @@ from shardcast_proto.trust import SigningKey, open_root
 from shardcast_relay import RelayConfig
 from shardcast_relay.events import UplinkMeasured
 
+from .activations import Activations
 from .desk import Desk, Identity
+from .engines import open_engines
 from .housekeeping import Housekeeping
 from .leases import Leases
 from .publishable import Publishable
@@ -113,10 +115,8 @@ class Node:
         shell.linked.use(links)
         carried = CarriedServer(store, bucket=bucket, on_sent=traffic.sent)
         p2p = self._p2p = self._make_p2p(seed, shell, carried)
-        self._opened.append(p2p.aclose)
-        self._opened.append(links.aclose)
-        # closed before p2p and links are: a node that hangs up on everybody must not look for new neighbours
-        self._opened.append(shell.aclose)
+        # the shell is closed before p2p and links are: a node that hangs up on everybody must not look for new neighbours
+        self._opened += [p2p.aclose, links.aclose, shell.aclose]
         p2p_addresses = await p2p.start()
         data_server = DataServer(store, bucket=bucket, on_sent=traffic.sent, links=links.accept)
         self._opened.append(data_server.aclose)
@@ -127,6 +127,7 @@ class Node:
         housekeeping = Housekeeping(shell, store, leases=Leases(store), keep=config.keep, quota_bytes=config.quota)
         spools = Spools(config.data)
         await asyncio.to_thread(spools.open)
+        activations = self._open_engines(store, shell)
         desk = Desk(
             identity,
             shell=shell,
@@ -137,10 +138,10 @@ class Node:
             housekeeping=housekeeping,
             spools=spools,
             publishable=Publishable(config.publish_root, spools),
+            activations=activations,
         )
-        shell.versions.source_of = lambda peer: "origin" if "origin" in contacts.roles_of(peer) else "peers"
         shell.opener.on_complete = lambda version: self._tasks.spawn(housekeeping.retain())
-        _tell_of_given_up(store, shell)
+        _hook_up(store, shell, contacts)
         own = self._own_addresses(p2p_addresses, serve, roles)
         record = contacts.own_record(own)
         await shell.start(p2p, contacts, record=record, bootstrap=config.bootstrap, up_bytes_per_s=own.up_bytes_per_s)
@@ -148,13 +149,19 @@ class Node:
         self._opened.append(api.aclose)
         identity.api = f"http://{_join(*await api.start(*split_endpoint(config.api)))}"
         self._opened.append(self._tasks.aclose)
+        chores = [housekeeping.run(), desk.journals.run(), housekeeping.renew_beacons()]
+        chores += [runner.run() for runner in activations.runners]
         if config.up_mbps is None:
-            watch = UplinkWatch(links, bucket, on_found=lambda rate: shell.tell(UplinkMeasured(rate)))
-            self._tasks.spawn(watch.run(), is_vital=True)
-        for chore in (housekeeping.run(), desk.journals.run(), housekeeping.renew_beacons()):
+            chores.append(UplinkWatch(links, bucket, on_found=lambda rate: shell.tell(UplinkMeasured(rate))).run())
+        for chore in chores:
             self._tasks.spawn(chore, is_vital=True)
         self._tasks.spawn(housekeeping.retain())
         return {"ready": True, "peer_id": key.peer, "p2p": p2p_addresses[0], "serve": serve, "api": identity.api}
+
+    def _open_engines(self, store: Store, shell: Shell) -> Activations:
+        activations = open_engines(self._config, store, shell)
+        self._opened.append(activations.aclose)
+        return activations
 
     def _own_addresses(self, p2p_addresses: list[str], serve: str | None, roles: tuple[str, ...]) -> OwnAddresses:
         config = self._config
@@ -251,8 +258,9 @@ def _read_root(path: Path) -> bytes:
     return data
 
 
-def _tell_of_given_up(store: Store, shell: Shell) -> None:
-    """Have the shell told, on its loop, of versions whose bytes the store found changed or gone."""
+def _hook_up(store: Store, shell: Shell, contacts: Contacts) -> None:
+    """Have the shell told, on its loop, of versions whose bytes the store found changed or gone; and who claims to be an origin."""
+    shell.versions.source_of = lambda peer: "origin" if "origin" in contacts.roles_of(peer) else "peers"
     loop = asyncio.get_running_loop()
 
     def given_up(manifest: Digest, link: Link) -> None:

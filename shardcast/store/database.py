@@ -57,6 +57,14 @@ CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, manifest BLOB NOT NUL
 CREATE TABLE pins (manifest BLOB PRIMARY KEY) STRICT;
 """
 
+#: Tables that a release of this schema came to have; an older one passes over them.
+_ADDED: Final = """
+CREATE TABLE IF NOT EXISTS activations (
+    engine TEXT NOT NULL, role TEXT NOT NULL, manifest BLOB NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+    step INTEGER NOT NULL, PRIMARY KEY (engine, role)
+) STRICT, WITHOUT ROWID;
+"""
+
 Row = tuple[Any, ...]
 
 
@@ -88,6 +96,7 @@ class Database:
             self._connection.execute(f"PRAGMA {pragma}")
         (found,) = self._connection.execute("PRAGMA user_version").fetchone()
         if found == SCHEMA_VERSION:
+            self._connection.executescript(_ADDED)
             return
         if found:
             raise StoreError(
@@ -96,7 +105,7 @@ class Database:
                 reason="schema",
                 path=str(self._path),
             )
-        self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        self._connection.executescript(f"BEGIN; {_SCHEMA} {_ADDED} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Return the rows of a query."""

@@ -1,7 +1,8 @@
 """The book of leases: who needs which version to stay.
 
 A lease belongs to a reader and outlives the daemon, because an engine keeps reading a version's files while the daemon
-restarts; a holder that comes back drops what it held before with `release_holder`. A pin belongs to the operator.
+restarts; a holder that comes back drops what it held before with `release_holder`. A pin belongs to the operator. What an
+engine serves, is being given, or may go back to is held by the row that says so, for as long as that stands (`activations`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class LeaseBook:
         holders: dict[Digest, list[str]] = {}
         for manifest, holder in self._database.rows("SELECT manifest, holder FROM leases ORDER BY id"):
             holders.setdefault(Digest(manifest), []).append(holder)
+        for manifest, engine in self._database.rows(
+            "SELECT DISTINCT manifest, engine FROM activations WHERE role <> 'hold' ORDER BY engine"
+        ):
+            holders.setdefault(Digest(manifest), []).append(f"engine {engine}")
         return holders
 
     def pin(self, manifest: Digest) -> None:

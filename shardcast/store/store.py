@@ -27,6 +27,7 @@ from shardcast_proto.errors import Conflict, NotFound, ShardcastError, StoreErro
 from shardcast_proto.ids import Digest, format_digest
 from shardcast_proto.manifest import Manifest
 
+from .activations import ActivationBook
 from .database import Database
 from .disk import DIRECTORY_MODE, remove_tree, rename_durably, sync_directories, sync_directory
 from .faults import disk_errors
@@ -46,7 +47,7 @@ from .version_table import Link, VersionRow, VersionTable
 _CLEAN: Final = "clean"
 
 
-class Store(TrustLedger, LeaseBook):
+class Store(TrustLedger, LeaseBook, ActivationBook):
     """An open data directory.
 
     Invariant: nothing that a method returns as held, complete or accepted is lost or altered by a kill or a power cut

@@ -37,9 +37,10 @@ from shardcast_proto.errors import ConfigError, NotFound, NotReady, ShardcastErr
 from shardcast_proto.hashing import digest_of
 from shardcast_proto.ids import format_digest
 from shardcast_proto.manifest import Manifest
+from tests.loopback import api_engines
+from tests.loopback.api_engines import EngineHolder
 
-CHANNEL = "qwen"
-CHANNEL_ID = format_digest(digest_of(b"a root"))
+CHANNEL, CHANNEL_ID = api_engines.CHANNEL, api_engines.CHANNEL_ID
 CHUNK = 256 * 1024
 SOON_S = 10.0
 TOKEN = b"0123456789abcdef"
@@ -99,12 +100,13 @@ class Version:
             duplicate_chunks=0,
             first_chunk_at=1000.5,
             pinned=self.is_pinned,
+            active_in=[],
             path=str(self.root) if self.is_complete else None,
         )
 
 
 @dataclass
-class FolderNode:
+class FolderNode(EngineHolder):
     """A node whose versions are folders; newest first."""
 
     versions_held: list[Version]
@@ -148,6 +150,7 @@ class FolderNode:
             received_bytes=0,
             refused_heads=0,
             store_error=None,
+            engines=self.engines(),
         )
 
     def peers(self) -> list[PeerView]:
@@ -283,7 +286,9 @@ class FolderNode:
     def happen(self, kind: EventKind) -> None:
         """Let something happen to the newest version."""
         number = str(len(self.happened) + 1)
-        self.happened.append(EventView(id=number, event=kind, at=5.0, versions=[self.versions_held[0].view()]))
+        self.happened.append(
+            EventView(id=number, event=kind, at=5.0, versions=[self.versions_held[0].view()], engine=None, detail=None)
+        )
         self.changed.set()
 
     async def pin(self, channel: str, selector: str) -> VersionView:

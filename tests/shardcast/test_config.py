@@ -223,3 +223,33 @@ def test_a_directory_to_publish_from_must_be_there(tmp_path: Path) -> None:
     for root, why in ((tmp_path / "none", "No such file"), (file, "is no directory")):
         with pytest.raises(ConfigError, match=f"--publish-root: {root} .*{why}"):
             load(flags(publish_root=[tmp_path, root]), config_file=None).check_publish_roots()
+
+
+def test_engines_come_from_flags_variables_and_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = "vllm=http://127.0.0.1:8000,channel=a", "hook=/bin/true,channel=b"
+    config = load(
+        flags(), config_file=toml(tmp_path, f'activate = ["{one}", "{two}"]\nmax_stale = "10m"\nmax_lag = 4\n')
+    )
+    assert [spec.kind for spec in config.engines] == ["vllm", "hook"] and (config.max_lag, config.max_stale) == (
+        4,
+        600.0,
+    )
+    monkeypatch.setenv("SHARDCAST_ACTIVATE", f"{one};{two}")
+    monkeypatch.setenv("SHARDCAST_MAX_STALE", "30s")
+    config = load(flags(), config_file=None)
+    assert config.activate == (one, two) and config.max_stale == 30.0
+    assert load(flags(activate=[two]), config_file=None).activate == (two,)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"activate": ["vllm=nowhere"]}, "--activate: 'nowhere' is not a URL"),
+        ({"activate": ["vllm=http://a:1", "vllm=http://b:1"]}, "--activate: two engines are called"),
+        ({"max_stale": "soon"}, "--max-stale: 'soon' is not a time"),
+        ({"max_lag": -1}, "--max-lag"),
+    ],
+)
+def test_what_is_no_engine_or_limit_is_named(more: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(flags(**more), config_file=None)
