@@ -34,11 +34,10 @@ def nodes(tmp_path_factory):
     with swarm(tmp_path_factory.mktemp("hub")) as made:
         origin = made.origin()
         (client,) = made.others(origin, "client")
-        published = [
-            Publisher(origin.ready["api"], "demo").publish(weights(step), step=step, files=FILES) for step in (1, 2)
-        ]
+        published = []
         for step in (1, 2):
-            client.wait_complete(step)
+            published.append(Publisher(origin.ready["api"], "demo").publish(weights(step), step=step, files=FILES))
+            client.wait_complete(step)  # else the second one might supersede the first on its way
         yield client, published
 
 
