@@ -142,6 +142,9 @@ class Handler(BaseHTTPRequestHandler):
             case "500" | "400" | "404" | "503":
                 self._send(int(word), b'{"error":"as the test wants it"}')
                 return
+            case "false":
+                self._send(200, b'{"success": false, "message": "as the test wants it"}')
+                return
             case "redirect":
                 self.send_response(307)
                 self.send_header("Location", "/resume")
@@ -231,8 +234,6 @@ class Handler(BaseHTTPRequestHandler):
                 self._load(Path(body["weight_dir"]), word)
                 return {"status": "ok"}
             case "/update_weights_from_disk":
-                if word == "false":
-                    return {"success": False, "message": "as the test wants it"}
                 try:
                     self._load(Path(body["model_path"]), word)
                 except Refused as refused:

@@ -141,6 +141,37 @@ async def test_prime_rl_with_one_server_that_fails_puts_all_back(shelf: Shelf) -
         await engine.aclose()
 
 
+@pytest.mark.parametrize(
+    ("fault", "effect"), [("500", Effect.RESTORED), ("false", Effect.RESTORED), ("400", Effect.UNCHANGED)]
+)
+async def test_prime_rl_never_calls_active_what_its_server_says_it_did_not_take(
+    shelf: Shelf, fault: str, effect: Effect
+) -> None:
+    before, wanted = shelf.version(1), shelf.version(2)
+    with fake_engine("prime-rl") as one:
+        engine = shelf.engine(f"prime-rl={shelf.home / 'broadcasts'},url={one.url}")
+        await activate(engine, before)
+        one.fault("/update_weights", fault)
+        outcome = await activate(engine, wanted, before)
+        assert outcome.effect is effect and outcome.is_resumed and outcome.reason
+        assert one.state.weights == tree_digests(before.path) and not one.state.is_paused
+        await engine.aclose()
+
+
+async def test_prime_rl_never_says_that_it_put_back_a_step_that_was_published_anew(shelf: Shelf) -> None:
+    before, again = shelf.version(5), shelf.version(5, "after a rewind")
+    with fake_engine("prime-rl") as one:
+        engine = shelf.engine(f"prime-rl={shelf.home / 'broadcasts'},url={one.url}")
+        await activate(engine, before)
+        one.fault("/update_weights", "half")
+        outcome = await activate(engine, again, before)
+        assert outcome.effect is Effect.UNKNOWN and outcome.is_resumed
+        assert one.state.paths().count("/update_weights") == 2, "nothing is put back under its name"
+        assert (await activate(engine, before)).effect is Effect.ACTIVE
+        assert one.state.weights == tree_digests(before.path)
+        await engine.aclose()
+
+
 # --- a command ---
 
 
