@@ -189,7 +189,7 @@ async def _started(command: Sequence[str], output: int, environment: Mapping[str
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the process with all that it has started."""
+    """End the process with all that it has started, also what stays when the process itself has heeded SIGTERM."""
     if process.returncode is not None:
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -198,6 +198,5 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         try:
             async with asyncio.timeout(_END_S):
                 await process.wait()
-                return
         except TimeoutError:
             continue

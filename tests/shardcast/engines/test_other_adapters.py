@@ -236,6 +236,19 @@ async def test_a_command_that_hangs_is_killed_with_all_that_it_started(shelf: Sh
     assert not _runs(child)
 
 
+async def test_what_a_command_has_started_and_does_not_heed_sigterm_ends_with_it(shelf: Shelf, tmp_path: Path) -> None:
+    script = f"(trap '' TERM; echo > {tmp_path}/trapped; while :; do sleep 1; done) & echo $! > {tmp_path}/child; wait"
+    engine = shelf.engine(f"hook={hook(tmp_path, script)},timeout=5s")
+    outcome = await activate(engine, shelf.version(2))
+    assert outcome.effect is Effect.UNKNOWN and (tmp_path / "trapped").exists()
+    child = int((tmp_path / "child").read_text())
+    for _ in range(100):
+        if not _runs(child):
+            break
+        await asyncio.sleep(0.05)
+    assert not _runs(child)
+
+
 def _runs(pid: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
