@@ -163,6 +163,9 @@ def _choice(kind: str, key: str, values: Mapping[str, list[str]]) -> str:
 
 
 def _url(text: str) -> str:
+    if "@" in text.partition("://")[2].partition("/")[0]:
+        # not quoted: it would be a secret in a log
+        raise ValueError("a URL with a password can be read by everybody on this host: name a file instead")
     try:
         parts = urlsplit(text)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -170,9 +173,6 @@ def _url(text: str) -> str:
         is_url = False
     if not is_url or parts.query or parts.fragment or not text.isprintable() or " " in text:
         raise ValueError(f"{text[:120]!r} is not a URL such as http://127.0.0.1:8000")
-    if parts.username is not None or parts.password is not None:
-        # not quoted: it would be a secret in a log
-        raise ValueError("a URL with a password can be read by everybody on this host: name a file instead")
     return text.rstrip("/")
 
 
