@@ -134,6 +134,8 @@ class HookEngine:
 
 
 def _check(path: Path) -> None:
+    if not path.exists():
+        raise ConfigError(f"there is no command {path}", hint="correct hook=PATH in --activate", path=str(path))
     if not (path.is_file() and os.access(path, os.X_OK)):
         raise ConfigError(f"{path} is no file that can be executed", hint="chmod +x it", path=str(path))
 

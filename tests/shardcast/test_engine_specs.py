@@ -53,6 +53,7 @@ def test_what_is_given_counts() -> None:
         ("vllm=http://a:1,token-file=relative", "absolute"),
         ("symlink=current", "absolute"),
         ("hook=bin/x", "absolute"),
+        ("sglang=http://a:1,pause=in_place", "kv=keep"),
         ("webhook=http://a:1/x", "needs secret-file"),
     ],
 )

@@ -264,8 +264,11 @@ async def test_a_command_that_leaves_something_running_has_ended(shelf: Shelf, t
 
 
 async def test_a_command_must_be_there(shelf: Shelf, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="can be executed"):
+    with pytest.raises(ConfigError, match="there is no command"):
         await shelf.engine(f"hook={tmp_path}/none").prepare(shelf.version(1))
+    (tmp_path / "text").write_text("#!/bin/sh\n")
+    with pytest.raises(ConfigError, match="can be executed"):
+        await shelf.engine(f"hook={tmp_path}/text").prepare(shelf.version(1))
 
 
 # --- a webhook ---
