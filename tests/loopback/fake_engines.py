@@ -193,7 +193,9 @@ class Handler(BaseHTTPRequestHandler):
                 state.is_paused = True
                 return {"status": "paused"}
             case "/reset_prefix_cache":
-                state.cached = ""
+                # requests that are frozen hold blocks, and the server does not say that nothing was reset
+                if "reset_running_requests=true" in self.path:
+                    state.cached = ""
                 return {}
             case "/resume":
                 state.is_paused = False

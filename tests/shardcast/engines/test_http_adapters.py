@@ -255,6 +255,7 @@ async def test_vllm_that_keeps_its_description_to_itself_is_taken_to_have_the_ro
         async with adapter(fake) as engine:
             assert (await activate(engine, version(tmp_path, 1))).effect is Effect.ACTIVE
             assert await engine.current() is None
+        assert fake.state.cached == ""
 
 
 async def test_vllm_that_cannot_be_labelled_serves_the_version_and_tells_nothing(tmp_path: Path) -> None:
@@ -282,6 +283,15 @@ async def test_what_was_cached_with_other_weights_is_forgotten_unless_callers_sa
         assert (await activate(engine, version(tmp_path, 1))).effect is Effect.ACTIVE
     assert fake.state.cached == cached
     assert not fake.state.is_paused and fake.state.weights == tree_digests(tmp_path / "v1")
+
+
+@pytest.mark.parametrize("fault", ["500", "false"])
+async def test_a_prefix_cache_that_is_not_reset_does_not_undo_a_load(tmp_path: Path, fault: str) -> None:
+    with fake_engine("vllm") as fake:
+        fake.fault("/reset_prefix_cache", fault)
+        async with adapter(fake) as engine:
+            assert (await activate(engine, version(tmp_path, 1))).effect is Effect.ACTIVE
+    assert fake.state.cached == "old weights" and not fake.state.is_paused
 
 
 async def test_the_token_comes_from_a_file_that_only_its_owner_reads(fake: FakeEngine, tmp_path: Path) -> None:
