@@ -3,7 +3,7 @@
     KIND=TARGET[,KEY=VALUE...]
 
     vllm=http://127.0.0.1:8000          via=auto|reload|transfer|extension  pause=keep|wait|abort|never  kv=reset|keep  token-file=FILE
-    sglang=http://127.0.0.1:30000       pause=retract|in_place|abort|never  kv=reset|keep  token-file=FILE
+    sglang=http://127.0.0.1:30000       pause=retract|in_place|abort|never  kv=reset|keep  token-file=FILE  (in_place needs kv=keep)
     prime-rl=/run/broadcasts            url=http://127.0.0.1:8000 (repeat)  token-file=FILE
     hook=/etc/shardcast/activate.sh     arg=WORD (repeat)
     webhook=https://host/path           secret-file=FILE (needed)
@@ -93,6 +93,11 @@ def parse_engine(text: str) -> EngineSpec:
     choices = {key: _choice(kind, key, values) for owner, key in _CHOICES if owner == kind}
     if kind == "webhook" and "secret-file" not in values:
         raise ValueError(f"webhook {target} needs secret-file=FILE: its receiver has to know who calls")
+    if kind == "sglang" and choices["pause"] == "in_place" and choices["kv"] == "reset":
+        # its scheduler asserts that the cache was flushed, and ends: requests that stay in place hold it
+        raise ValueError(
+            "sglang cannot flush its cache while requests stay in place: give kv=keep beside pause=in_place"
+        )
     secret = values.get("secret-file") or values.get("token-file")
     name = values.get("name", [kind])[0]
     if not _NAME.fullmatch(name):
@@ -163,6 +168,9 @@ def _choice(kind: str, key: str, values: Mapping[str, list[str]]) -> str:
 
 
 def _url(text: str) -> str:
+    if "@" in text.partition("://")[2].partition("/")[0]:
+        # not quoted: it would be a secret in a log
+        raise ValueError("a URL with a password can be read by everybody on this host: name a file instead")
     try:
         parts = urlsplit(text)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -170,9 +178,6 @@ def _url(text: str) -> str:
         is_url = False
     if not is_url or parts.query or parts.fragment or not text.isprintable() or " " in text:
         raise ValueError(f"{text[:120]!r} is not a URL such as http://127.0.0.1:8000")
-    if parts.username is not None or parts.password is not None:
-        # not quoted: it would be a secret in a log
-        raise ValueError("a URL with a password can be read by everybody on this host: name a file instead")
     return text.rstrip("/")
 
 

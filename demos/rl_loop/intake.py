@@ -6,6 +6,8 @@ import json
 import queue
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
@@ -30,6 +32,7 @@ class Intake:
         self._groups: queue.Queue[Group] = queue.Queue(groups_max)
         self._off_policy_steps_max = off_policy_steps_max
         self._lock = threading.Lock()
+        self._publishing = threading.Lock()
         self._published: dict[str, int] = {}
         self._step = 0
         self._is_over = threading.Event()
@@ -45,6 +48,12 @@ class Intake:
     def url(self) -> str:
         """Where samplers deliver."""
         return f"http://127.0.0.1:{self._server.server_port}/rollouts"
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Make a block in which a version is published: its rollouts may come before it ends, and are judged after that."""
+        with self._publishing:
+            yield
 
     def published(self, digest: str, step: int) -> None:
         """Note the version that is the newest from now on."""
@@ -62,6 +71,9 @@ class Intake:
 
     def put(self, group: Group) -> bool | None:
         """Keep a group for the trainer; wait for room. Say whether it was taken, or None when there was no room for long."""
+        if group.digest not in self._published:
+            with self._publishing:
+                pass
         with self._lock:
             if self._published.get(group.digest) != group.step:
                 self.unknown += group.size

@@ -45,8 +45,9 @@ def main() -> None:
             )
         began_s = time.monotonic()
         config = json.dumps({"model_type": "rl_loop", "step": step}).encode()
-        published = publisher.publish(policy.state_dict(), step=step, files={"config.json": config})
-        intake.published(published.manifest, step)
+        with intake.publishing():
+            published = publisher.publish(policy.state_dict(), step=step, files={"config.json": config})
+            intake.published(published.manifest, step)
         seconds = time.monotonic() - began_s
         tell("published", step=step, digest=published.manifest, bytes=published.bytes, seconds=seconds)
     intake.end()

@@ -1,7 +1,7 @@
 """The engines: what samples from the weights, behind one port.
 
 `port` is the contract; one adapter stands in each of `vllm`, `sglang`, `prime_rl`, `hook`, `webhook`, `symlink`. When what is activated is
-decided in `follower`, which is pure; `shardcast.node.activation` acts.
+decided in `follower`, which is pure; `shardcast.node.engine_runner` acts.
 """
 
 from .build import make_engine

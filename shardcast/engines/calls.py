@@ -60,14 +60,17 @@ async def post(http: EngineHttp, place: str, document: object = None, *, timeout
     """Have an engine do something, and return what it answers; an empty answer is an empty object.
 
     Raises:
-        EngineFault: It did not answer, or not with a success.
+        EngineFault: It did not answer, or not with a success, which `{"success": false}` with status 200 is not.
     """
     body = None if document is None else json.dumps(document).encode()
     headers = {} if body is None else {"Content-Type": "application/json"}
     reply = await http.call("POST", place, body=body, headers=headers, timeout_s=timeout_s)
     if reply.status != 200:
         raise refusal(http.url, place, reply)
-    return _object(http.url, place, reply) if reply.body.strip() else {}
+    answer = _object(http.url, place, reply) if reply.body.strip() else {}
+    if answer.get("success") is False:
+        raise without_success(http.url, place, answer)
+    return answer
 
 
 async def get(http: EngineHttp, place: str, *, bytes_max: int = ANSWER_BYTES_MAX) -> Answer:
@@ -106,6 +109,16 @@ def refusal(url: str, place: str, reply: EngineReply) -> EngineFault:
         may_have_acted=reply.status >= 500 or reply.status < 300,
         status=reply.status,
         hint=_HINTS.get(reply.status),
+    )
+
+
+def without_success(url: str, place: str, answer: Answer) -> EngineFault:
+    """Return the fault for an answer of status 200 that says that it failed; what the engine has done is open."""
+    said = quoted(str(answer.get("message", "")).encode(errors="replace"))
+    return EngineFault(
+        f"{url}{place.partition('?')[0]} answered without success{f': {said}' if said else ''}",
+        may_have_acted=True,
+        status=200,
     )
 
 

@@ -199,6 +199,9 @@ class Follower:
         target = self.target
         is_known = self.knowledge == "confirmed" or (self.knowledge == "assumed" and self.demanded is None)
         is_served = target == self.active and is_known
+        if is_served:
+            # also what was asked for while nobody knew that it served; kept, it would shut out all that is newer
+            self.demanded = None
         if target is not None and not is_served:
             if now_s >= self._retry_at_s:
                 fallback = self.active if self.knowledge == "confirmed" and self.active != target else None
@@ -303,7 +306,8 @@ class Follower:
     def demand(self, mark: Mark) -> None:
         """Have a version activated; it stays until something newer comes than there is now."""
         is_served = self.active is not None and mark.manifest == self.active.manifest and self.knowledge == "confirmed"
-        self.demanded = None if is_served else mark
+        # what is being given to the engine now is about to take its place
+        self.demanded = None if is_served and self.attempting is None else mark
         self.refused.pop(mark.manifest, None)
         del self._tries[mark.manifest]
         self._retry_at_s = 0.0

@@ -134,6 +134,8 @@ class HookEngine:
 
 
 def _check(path: Path) -> None:
+    if not path.exists():
+        raise ConfigError(f"there is no command {path}", hint="correct hook=PATH in --activate", path=str(path))
     if not (path.is_file() and os.access(path, os.X_OK)):
         raise ConfigError(f"{path} is no file that can be executed", hint="chmod +x it", path=str(path))
 
@@ -189,7 +191,7 @@ async def _started(command: Sequence[str], output: int, environment: Mapping[str
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the process with all that it has started."""
+    """End the process with all that it has started, also what stays when the process itself has heeded SIGTERM."""
     if process.returncode is not None:
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -198,6 +200,5 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         try:
             async with asyncio.timeout(_END_S):
                 await process.wait()
-                return
         except TimeoutError:
             continue

@@ -123,6 +123,9 @@ class PrimeRlEngine:
             await asyncio.to_thread(self._make_stable, self.place_of(version))
         except StoreError as error:
             return Outcome(effect=Effect.UNCHANGED, reason=error.describe(), is_resumed=not owns_pause)
+        if fallback is not None and self.place_of(fallback) == self.place_of(version):
+            # the trainer published this step anew: its directory does not hold the old content any more
+            fallback = None
         if not self._servers:
             outcome = Outcome(effect=Effect.ACTIVE)
         else:

@@ -16,7 +16,7 @@ from typing import Final
 
 from shardcast.engine_specs import EngineSpec
 
-from .calls import ASK_TIMEOUT_S, EngineHttp, get, post, routes_of
+from .calls import ASK_TIMEOUT_S, EngineHttp, get, post, routes_of, without_success
 from .files import check_checkpoint
 from .health import health_of
 from .pausing import commit_paused, resumed
@@ -80,7 +80,7 @@ class SglangEngine:
 
     async def _pause(self) -> None:
         document = {"mode": self._spec.pause}
-        await _succeed(self._http, "/pause_generation", document, timeout_s=self._spec.pause_timeout_s)
+        await post(self._http, "/pause_generation", document, timeout_s=self._spec.pause_timeout_s)
 
     async def _apply(self, version: StagedVersion) -> None:
         document = {
@@ -97,17 +97,14 @@ class SglangEngine:
             fault.may_have_acted = fault.may_have_acted or fault.status == 400
             raise
         if answer.get("success") is not True:
-            raise EngineFault(
-                f"{self._http.url}/update_weights_from_disk answered without success: {str(answer.get('message'))[:300]}",
-                may_have_acted=True,
-            )
+            raise without_success(self._http.url, "/update_weights_from_disk", answer)
 
     async def resume(self) -> bool:
         """Let the engine go on."""
         return await resumed(self._resume, timeout_s=self._spec.resume_timeout_s)
 
     async def _resume(self) -> None:
-        await _succeed(self._http, "/continue_generation", {}, timeout_s=self._spec.resume_timeout_s)
+        await post(self._http, "/continue_generation", {}, timeout_s=self._spec.resume_timeout_s)
 
     async def current(self) -> str | None:
         """Return the label that the engine shows."""
@@ -130,11 +127,3 @@ class SglangEngine:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
-
-
-async def _succeed(http: EngineHttp, place: str, document: object, *, timeout_s: float) -> None:
-    answer = await post(http, place, document, timeout_s=timeout_s)
-    if answer.get("success") is False:
-        raise EngineFault(
-            f"{http.url}{place} answered without success: {str(answer.get('message'))[:300]}", may_have_acted=True
-        )

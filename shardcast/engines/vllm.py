@@ -4,7 +4,8 @@
     reload:     POST /collective_rpc       {"method": "reload_weights", "kwargs": {"weights_path": DIR}, "timeout": S}
     extension:  POST /collective_rpc       {"method": "shardcast_load", "args": [DIR, DIGEST], "timeout": S}
     transfer:   POST /start_weight_update, /update_weights {"update_info": {…}}, /finish_weight_update {"weight_version": LABEL}
-    POST /reset_prefix_cache               where there is one: what it holds was computed with other weights
+    POST /reset_prefix_cache?reset_running_requests=true
+                                           where there is one: what it holds was computed with other weights
     POST /update_weight_version            {"new_version": LABEL}
     POST /resume                           {"status": "resumed"}
 
@@ -56,7 +57,7 @@ class VllmEngine:
         if not routes:
             # a server may keep its description to itself
             await get(self._http, "/is_paused")
-            routes = _RELOAD_ROUTES | {"/is_paused"}
+            routes = _RELOAD_ROUTES | {"/is_paused", "/reset_prefix_cache"}
         missing = sorted(_RELOAD_ROUTES - routes)
         if missing:
             raise EngineFault(
@@ -155,7 +156,10 @@ class VllmEngine:
     async def _forget_prefixes(self) -> None:
         if self._spec.kv == "reset" and "/reset_prefix_cache" in self._routes:
             try:
-                await post(self._http, "/reset_prefix_cache", timeout_s=ASK_TIMEOUT_S)
+                # as long as a frozen request holds blocks nothing is forgotten, and most releases answer 200 all the same; so these
+                # are computed anew
+                place = "/reset_prefix_cache?reset_running_requests=true"
+                await post(self._http, place, timeout_s=ASK_TIMEOUT_S)
             except EngineFault as fault:
                 if not fault.is_answer:
                     raise

@@ -84,7 +84,8 @@ class Activations:
         for runner in self.runners:
             if runner.follower.is_behind(time.time()):
                 return f"engine {runner.spec.name} is {_lag_text(runner)}"
-            if _state(runner) == "unknown":
+            # not only of one that answers: who dies in the middle of a load may come back with half of it
+            if runner.follower.knowledge in ("unsettled", "lost") and _state(runner) != "activating":
                 return f"engine {runner.spec.name}: {runner.explain()}"
         return None
 
@@ -153,6 +154,8 @@ async def _each(runners: Sequence[EngineRunner], work: Sequence[Awaitable[None]]
         raise errors[0]
     if errors:
         texts = [error.message for error in errors if isinstance(error, ShardcastError)]
+        if all(isinstance(error, NotFound) for error in errors):
+            raise NotFound("; ".join(texts), hint="shardcast activate NAME@STEP takes any version that is held")
         raise HotLoadError("; ".join(texts), hint="look with shardcast status", failures=texts)
     return [_view(runner) for runner in runners]
 

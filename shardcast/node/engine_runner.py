@@ -23,7 +23,15 @@ from shardcast.shell.channels import FollowedChannel
 from shardcast.shell.versions import Versions
 from shardcast.store import HeadRow, Store
 from shardcast.store.activations import ActivationRow, Role
-from shardcast_proto.errors import Conflict, HotLoadError, InvariantViolated, NotReady, ShardcastError, TransferError
+from shardcast_proto.errors import (
+    Conflict,
+    HotLoadError,
+    InvariantViolated,
+    NotFound,
+    NotReady,
+    ShardcastError,
+    TransferError,
+)
 from shardcast_proto.ids import Digest, format_digest, parse_digest
 
 #: Heads that are looked through for the newest complete version; an engine that is further behind shows this as its lag.
@@ -177,7 +185,11 @@ class EngineRunner:
             TransferError: It has not ended in time, and goes on.
         Cancellation: it goes on.
         """
-        await self._wait_for(self.follower.roll_back(), timeout_s)
+        try:
+            mark = self.follower.roll_back()
+        except (NotFound, Conflict) as error:
+            raise type(error)(f"engine {self.spec.name}: {error.message}", hint=error.hint) from error
+        await self._wait_for(mark, timeout_s)
 
     async def follow(self) -> None:
         """Take up the newest version again.

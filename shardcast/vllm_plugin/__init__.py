@@ -8,7 +8,7 @@ A vLLM without such backends can be given the extension of its workers instead, 
 
     vllm serve MODEL --worker-extension-cls shardcast.vllm_plugin.worker.WorkerExtension
 
- Importing this imports neither vllm nor torch.
+Importing this imports neither vllm nor torch.
 """
 
 from __future__ import annotations

@@ -104,6 +104,19 @@ def test_rollouts_of_a_version_that_was_never_published_are_counted_apart(intake
     assert (intake.unknown, dict(intake.by_digest)) == (1, {})
 
 
+def test_rollouts_that_come_before_their_version_was_noted_are_judged_after_that(intake):
+    answers: list[bool] = []
+    early = replace(GROUP, digest="b3:01", step=1)
+    with intake.publishing():
+        delivering = threading.Thread(target=lambda: answers.append(deliver(intake.url, early)))
+        delivering.start()
+        delivering.join(0.5)
+        assert delivering.is_alive()
+        intake.published("b3:01", 1)
+    delivering.join(20)
+    assert (answers, intake.unknown) == ([True], 0)
+
+
 def test_a_sampler_waits_while_the_trainer_has_enough(intake):
     for _ in range(2):
         deliver(intake.url, GROUP)

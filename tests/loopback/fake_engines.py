@@ -142,6 +142,9 @@ class Handler(BaseHTTPRequestHandler):
             case "500" | "400" | "404" | "503":
                 self._send(int(word), b'{"error":"as the test wants it"}')
                 return
+            case "false":
+                self._send(200, b'{"success": false, "message": "as the test wants it"}')
+                return
             case "redirect":
                 self.send_response(307)
                 self.send_header("Location", "/resume")
@@ -190,7 +193,9 @@ class Handler(BaseHTTPRequestHandler):
                 state.is_paused = True
                 return {"status": "paused"}
             case "/reset_prefix_cache":
-                state.cached = ""
+                # requests that are frozen hold blocks, and the server does not say that nothing was reset
+                if "reset_running_requests=true" in self.path:
+                    state.cached = ""
                 return {}
             case "/resume":
                 state.is_paused = False
@@ -231,8 +236,6 @@ class Handler(BaseHTTPRequestHandler):
                 self._load(Path(body["weight_dir"]), word)
                 return {"status": "ok"}
             case "/update_weights_from_disk":
-                if word == "false":
-                    return {"success": False, "message": "as the test wants it"}
                 try:
                     self._load(Path(body["model_path"]), word)
                 except Refused as refused:

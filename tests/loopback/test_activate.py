@@ -297,6 +297,8 @@ def test_a_version_that_an_engine_cannot_take_is_put_right_and_said(tmp_path: Pa
         run = Following(
             made, "--activate", f"vllm={engine.url},name=a", "--activate", f"symlink={tmp_path}/current,name=b"
         )
+        code, document = cli(run.node, "rollback", "demo")
+        assert code == 4 and all(f"engine {name}: there is no" in document["error"]["message"] for name in "ab")
         run.publish(1)
         run.wait_active(1, name="a")
         since = run.node.get("channels/demo/events?since=x")["next"]

@@ -53,6 +53,7 @@ def test_what_is_given_counts() -> None:
         ("vllm=http://a:1,token-file=relative", "absolute"),
         ("symlink=current", "absolute"),
         ("hook=bin/x", "absolute"),
+        ("sglang=http://a:1,pause=in_place", "kv=keep"),
         ("webhook=http://a:1/x", "needs secret-file"),
     ],
 )
@@ -61,9 +62,10 @@ def test_what_is_none_is_refused_with_the_reason(text: str, message: str) -> Non
         parse_engine(text)
 
 
-def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+@pytest.mark.parametrize("place", ["a:1", "a:99999", "a:1/x?y", "a:b", "["])
+def test_a_password_in_a_url_is_refused_and_not_repeated(place: str) -> None:
     with pytest.raises(ValueError) as caught:
-        parse_engine("vllm=http://me:hunter2@a:1")
+        parse_engine(f"vllm=http://me:hunter2@{place}")
     assert "hunter2" not in str(caught.value) and "file" in str(caught.value)
 
 

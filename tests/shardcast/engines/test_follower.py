@@ -286,6 +286,35 @@ def test_what_is_only_assumed_is_loaded_when_the_operator_asks_for_it_and_then_l
     assert driver.until_quiet() == [mark(2)] and driver.follower.waiting == Waiting()
 
 
+def test_what_serves_and_is_asked_for_while_something_newer_is_loaded_is_put_back_after_it() -> None:
+    driver = served(1)
+    driver.offer(mark(2))
+    assert driver.follower.next_order(driver.now_s) == Activate(mark(2), mark(1), False)
+    driver.follower.demand(mark(1))
+    driver.holds = mark(2).manifest
+    driver.follower.ended(ended(Effect.ACTIVE), driver.now_s)
+    assert driver.until_quiet() == [mark(1)] and driver.follower.active == mark(1)
+
+
+@pytest.mark.parametrize("is_loading", [False, True])
+def test_what_was_asked_for_and_serves_without_being_loaded_does_not_shut_out_what_is_newer(is_loading: bool) -> None:
+    driver = served(1)
+    driver.offer(mark(2))
+    if is_loading:
+        assert driver.follower.next_order(driver.now_s) == Activate(mark(2), mark(1), False)
+        driver.follower.demand(mark(1))
+        driver.follower.ended(ended(Effect.RESTORED), driver.now_s)
+    else:
+        # a node that was started anew, and an engine that does not answer yet
+        driver.follower = Follower()
+        driver.follower.remember(active=mark(1), previous=None, attempting=None, hold=None)
+        driver.offer(mark(2))
+        driver.follower.demand(mark(1))
+    assert driver.until_quiet() == [] and driver.follower.active == mark(1)
+    driver.offer(mark(3))
+    assert driver.until_quiet() == [mark(3)]
+
+
 def test_an_engine_is_behind_by_versions_or_by_time() -> None:
     follower = Follower(Limits(4, 600.0))
     follower.offer(None, Waiting(4, NOW_S))

@@ -93,8 +93,8 @@ async def test_an_engine_that_is_not_there_is_unreachable_and_was_not_touched(fa
 async def test_an_engine_that_says_it_failed_gets_back_what_it_had(
     fake: FakeEngine, tmp_path: Path, fault: str
 ) -> None:
-    if fault in ("400", "false") and fake.state.kind == "vllm":
-        return  # vLLM answers 400 before it acts, and knows no success member
+    if fault == "400" and fake.state.kind == "vllm":
+        pytest.skip("vLLM answers 400 before it acts: see the next test")
     before, wanted = version(tmp_path, 1), version(tmp_path, 2)
     async with adapter(fake) as engine:
         await activate(engine, before)
@@ -103,6 +103,17 @@ async def test_an_engine_that_says_it_failed_gets_back_what_it_had(
         assert outcome.effect is Effect.RESTORED and outcome.is_resumed and "step 1 was put back" in outcome.reason
         assert await engine.current() == before.manifest
     assert fake.state.weights == tree_digests(before.path) and not fake.state.is_paused
+
+
+async def test_vllm_that_answers_400_has_not_acted(tmp_path: Path) -> None:
+    with fake_engine("vllm") as fake:
+        async with adapter(fake) as engine:
+            await activate(engine, version(tmp_path, 1))
+            fake.fault("/collective_rpc", "400")
+            outcome = await activate(engine, version(tmp_path, 2), version(tmp_path, 1))
+            assert (outcome.effect, outcome.is_resumed) == (Effect.UNCHANGED, True) and "400" in outcome.reason
+            assert await engine.current() == f"b3:{1:064x}"
+        assert not fake.state.is_paused and fake.state.loads == [str(tmp_path / "v1")]
 
 
 @pytest.mark.parametrize("fault", ["500", "half", "garbage", "huge"])
@@ -125,11 +136,12 @@ async def test_an_engine_that_fails_to_take_back_what_it_had_is_unknown(fake: Fa
     assert outcome.effect is Effect.UNKNOWN and "could not be put back" in outcome.reason and outcome.is_resumed
 
 
-@pytest.mark.parametrize(("fault", "said"), [("hang 3", "did not answer within"), ("drop", "broke off")])
+@pytest.mark.parametrize(("fault", "said"), [("hang 15", "did not answer within"), ("drop", "broke off")])
 async def test_a_load_without_an_answer_is_unknown_and_nothing_is_sent_after_it(
     fake: FakeEngine, tmp_path: Path, fault: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardcast.engines.vllm.ASK_TIMEOUT_S", 0.1)
+    # also what an engine has to greet us: a busy machine needs more than a moment
+    monkeypatch.setattr("shardcast.engines.vllm.ASK_TIMEOUT_S", 3.0)
     before, wanted = version(tmp_path, 1), version(tmp_path, 2)
     async with adapter(fake, ",timeout=500ms") as engine:
         await activate(engine, before)
@@ -140,7 +152,7 @@ async def test_a_load_without_an_answer_is_unknown_and_nothing_is_sent_after_it(
     assert outcome.is_resumed and not fake.state.is_paused
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "404", "drop", "garbage"])
+@pytest.mark.parametrize("fault", ["500", "503", "404", "drop", "garbage", "false"])
 async def test_an_engine_that_is_not_paused_is_not_touched(fake: FakeEngine, tmp_path: Path, fault: str) -> None:
     async with adapter(fake) as engine:
         fake.fault(PAUSE[fake.state.kind], fault)
@@ -243,6 +255,7 @@ async def test_vllm_that_keeps_its_description_to_itself_is_taken_to_have_the_ro
         async with adapter(fake) as engine:
             assert (await activate(engine, version(tmp_path, 1))).effect is Effect.ACTIVE
             assert await engine.current() is None
+        assert fake.state.cached == ""
 
 
 async def test_vllm_that_cannot_be_labelled_serves_the_version_and_tells_nothing(tmp_path: Path) -> None:
@@ -270,6 +283,15 @@ async def test_what_was_cached_with_other_weights_is_forgotten_unless_callers_sa
         assert (await activate(engine, version(tmp_path, 1))).effect is Effect.ACTIVE
     assert fake.state.cached == cached
     assert not fake.state.is_paused and fake.state.weights == tree_digests(tmp_path / "v1")
+
+
+@pytest.mark.parametrize("fault", ["500", "false"])
+async def test_a_prefix_cache_that_is_not_reset_does_not_undo_a_load(tmp_path: Path, fault: str) -> None:
+    with fake_engine("vllm") as fake:
+        fake.fault("/reset_prefix_cache", fault)
+        async with adapter(fake) as engine:
+            assert (await activate(engine, version(tmp_path, 1))).effect is Effect.ACTIVE
+    assert fake.state.cached == "old weights" and not fake.state.is_paused
 
 
 async def test_the_token_comes_from_a_file_that_only_its_owner_reads(fake: FakeEngine, tmp_path: Path) -> None:

@@ -141,6 +141,37 @@ async def test_prime_rl_with_one_server_that_fails_puts_all_back(shelf: Shelf) -
         await engine.aclose()
 
 
+@pytest.mark.parametrize(
+    ("fault", "effect"), [("500", Effect.RESTORED), ("false", Effect.RESTORED), ("400", Effect.UNCHANGED)]
+)
+async def test_prime_rl_never_calls_active_what_its_server_says_it_did_not_take(
+    shelf: Shelf, fault: str, effect: Effect
+) -> None:
+    before, wanted = shelf.version(1), shelf.version(2)
+    with fake_engine("prime-rl") as one:
+        engine = shelf.engine(f"prime-rl={shelf.home / 'broadcasts'},url={one.url}")
+        await activate(engine, before)
+        one.fault("/update_weights", fault)
+        outcome = await activate(engine, wanted, before)
+        assert outcome.effect is effect and outcome.is_resumed and outcome.reason
+        assert one.state.weights == tree_digests(before.path) and not one.state.is_paused
+        await engine.aclose()
+
+
+async def test_prime_rl_never_says_that_it_put_back_a_step_that_was_published_anew(shelf: Shelf) -> None:
+    before, again = shelf.version(5), shelf.version(5, "after a rewind")
+    with fake_engine("prime-rl") as one:
+        engine = shelf.engine(f"prime-rl={shelf.home / 'broadcasts'},url={one.url}")
+        await activate(engine, before)
+        one.fault("/update_weights", "half")
+        outcome = await activate(engine, again, before)
+        assert outcome.effect is Effect.UNKNOWN and outcome.is_resumed
+        assert one.state.paths().count("/update_weights") == 2, "nothing is put back under its name"
+        assert (await activate(engine, before)).effect is Effect.ACTIVE
+        assert one.state.weights == tree_digests(before.path)
+        await engine.aclose()
+
+
 # --- a command ---
 
 
@@ -205,6 +236,19 @@ async def test_a_command_that_hangs_is_killed_with_all_that_it_started(shelf: Sh
     assert not _runs(child)
 
 
+async def test_what_a_command_has_started_and_does_not_heed_sigterm_ends_with_it(shelf: Shelf, tmp_path: Path) -> None:
+    script = f"(trap '' TERM; echo > {tmp_path}/trapped; while :; do sleep 1; done) & echo $! > {tmp_path}/child; wait"
+    engine = shelf.engine(f"hook={hook(tmp_path, script)},timeout=5s")
+    outcome = await activate(engine, shelf.version(2))
+    assert outcome.effect is Effect.UNKNOWN and (tmp_path / "trapped").exists()
+    child = int((tmp_path / "child").read_text())
+    for _ in range(100):
+        if not _runs(child):
+            break
+        await asyncio.sleep(0.05)
+    assert not _runs(child)
+
+
 def _runs(pid: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -220,8 +264,11 @@ async def test_a_command_that_leaves_something_running_has_ended(shelf: Shelf, t
 
 
 async def test_a_command_must_be_there(shelf: Shelf, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="can be executed"):
+    with pytest.raises(ConfigError, match="there is no command"):
         await shelf.engine(f"hook={tmp_path}/none").prepare(shelf.version(1))
+    (tmp_path / "text").write_text("#!/bin/sh\n")
+    with pytest.raises(ConfigError, match="can be executed"):
+        await shelf.engine(f"hook={tmp_path}/text").prepare(shelf.version(1))
 
 
 # --- a webhook ---
