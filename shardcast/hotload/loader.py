@@ -28,6 +28,7 @@ are written back as above, which takes as long again.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -238,6 +239,11 @@ class HotLoader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # page-locked memory that is only forgotten stays locked, and open files stay open
+        with contextlib.suppress(Exception):
+            self.close()
 
     # --- how ---
 

@@ -185,7 +185,7 @@ async def test_an_engine_that_never_resumes_is_said_to_be_paused(fake: FakeEngin
         began_s = time.monotonic()
         outcome = await activate(engine, version(tmp_path, 2))
         assert outcome.effect is Effect.ACTIVE and not outcome.is_resumed and fake.state.is_paused
-        assert not await engine.resume() and time.monotonic() - began_s < 15.0
+        assert not await engine.resume() and time.monotonic() - began_s < 60.0  # and not without end
         fake.state.faults.clear()
         assert await engine.resume()
 

@@ -158,6 +158,19 @@ async def test_prime_rl_never_calls_active_what_its_server_says_it_did_not_take(
         await engine.aclose()
 
 
+@pytest.mark.parametrize("fault", ["hang 15", "drop"])
+async def test_prime_rl_without_an_answer_is_unknown_and_nothing_is_loaded_after_it(shelf: Shelf, fault: str) -> None:
+    before, wanted = shelf.version(1), shelf.version(2)
+    with fake_engine("prime-rl") as one:
+        engine = shelf.engine(f"prime-rl={shelf.home / 'broadcasts'},url={one.url},timeout=500ms")
+        await activate(engine, before)
+        one.fault("/update_weights", fault)
+        outcome = await activate(engine, wanted, before)
+        assert outcome.effect is Effect.UNKNOWN and outcome.is_resumed and not one.state.is_paused
+        assert one.state.paths().count("/update_weights") == 2  # the one before, and this
+        await engine.aclose()
+
+
 async def test_prime_rl_never_says_that_it_put_back_a_step_that_was_published_anew(shelf: Shelf) -> None:
     before, again = shelf.version(5), shelf.version(5, "after a rewind")
     with fake_engine("prime-rl") as one:

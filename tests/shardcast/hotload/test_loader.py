@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from types import SimpleNamespace
 
@@ -191,6 +192,17 @@ def test_a_closed_loader_refuses_and_closes_again(versions, live):
     with pytest.raises(HotLoadError, match="after close"):
         loader.commit()
     assert loader.memory is None
+
+
+@pytest.mark.parametrize("staging", STAGINGS)
+def test_a_loader_that_is_forgotten_gives_back_what_it_held(versions, live, staging):
+    backend, before = recorder(live), open_files()
+    loader = loader_of(live, backend=backend, staging=staging)
+    loader.load(versions[0])
+    assert +backend.taken
+    del loader
+    gc.collect()
+    assert (+backend.taken, open_files()) == ({}, before)
 
 
 def test_tensors_that_were_replaced_since_the_load_are_not_written(versions, live):
