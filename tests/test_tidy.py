@@ -79,9 +79,11 @@ def test_no_text_names_unfinished_work_or_one_machine():
     assert [complaint for path in _text_files() for complaint in _forbidden_words(path)] == []
 
 
-@pytest.mark.parametrize("module", ["shardcast", "shardcast.cli", "shardcast_proto", "shardcast_relay"])
-def test_a_client_command_starts_without_the_heavy_libraries(module):
-    heavy = {"aiohttp", "libp2p", "numpy", "pydantic", "torch", "trio"}
+@pytest.mark.parametrize(
+    "module", ["shardcast", "shardcast.cli", "shardcast.vllm_plugin", "shardcast_proto", "shardcast_relay"]
+)
+def test_a_client_command_and_a_plugin_start_without_the_heavy_libraries(module):
+    heavy = {"aiohttp", "libp2p", "numpy", "pydantic", "safetensors", "torch", "trio", "vllm"}
     script = f"import sys, {module}; print(*sorted(set(sys.modules) & {heavy!r}))"
     path = os.pathsep.join(str(ROOT / folder) for folder in ("proto", "relay", "."))
     result = subprocess.run(

@@ -34,7 +34,7 @@ from shardcast.engine_specs import EngineSpec
 from shardcast_proto.errors import ConfigError
 
 from .calls import quoted
-from .pausing import commit_paused
+from .pausing import commit_unpaused
 from .port import Capabilities, EngineFault, Health, Outcome, StagedVersion
 
 #: EX_TEMPFAIL of sysexits.h.
@@ -65,19 +65,7 @@ class HookEngine:
 
     async def commit(self, version: StagedVersion, *, fallback: StagedVersion | None, owns_pause: bool) -> Outcome:
         """Run the command; for a failure of unknown extent, again with what was before."""
-        is_first = True
-
-        async def apply(wanted: StagedVersion) -> None:
-            nonlocal is_first
-            action, is_first = "activate" if is_first else "restore", False
-            await self._run(action, wanted, None if wanted is fallback else fallback)
-
-        async def nothing() -> None:
-            return None
-
-        return await commit_paused(
-            version, fallback, pause=None, apply=apply, resume=nothing, resume_timeout_s=self._spec.resume_timeout_s
-        )
+        return await commit_unpaused(version, fallback, self._run)
 
     async def _run(self, action: str, version: StagedVersion, before: StagedVersion | None) -> None:
         command = [self._spec.target, *self._spec.arguments]

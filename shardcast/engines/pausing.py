@@ -21,6 +21,7 @@ RESUME_PAUSE_S: Final = 0.5
 
 Apply = Callable[[StagedVersion], Awaitable[None]]
 Act = Callable[[], Awaitable[None]]
+ActOn = Callable[[str, StagedVersion, StagedVersion | None], Awaitable[None]]
 
 _log = structlog.get_logger("shardcast.engines")
 
@@ -57,6 +58,23 @@ async def commit_paused(
             is_resumed = await resumed(resume, timeout_s=resume_timeout_s)
     pause_s = 0.0 if pause is None else time.monotonic() - began_s
     return Outcome(effect=effect, reason=reason, pause_s=pause_s, is_resumed=is_resumed)
+
+
+async def commit_unpaused(version: StagedVersion, fallback: StagedVersion | None, act: ActOn) -> Outcome:
+    """Apply a version to what is never paused; for a failure of unknown extent, what was before.
+
+    Args:
+        act: Told to `activate` the version, with what serves until now; or to `restore` that, with nothing.
+    """
+
+    async def apply(wanted: StagedVersion) -> None:
+        if wanted is version:
+            await act("activate", version, fallback)
+        else:
+            await act("restore", wanted, None)
+
+    effect, reason = await _apply(version, fallback, apply)
+    return Outcome(effect=effect, reason=reason)
 
 
 async def resumed(resume: Act, *, timeout_s: float) -> bool:

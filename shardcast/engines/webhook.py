@@ -23,7 +23,7 @@ from collections.abc import Callable
 from shardcast.engine_specs import EngineSpec
 
 from .calls import EngineHttp, refusal
-from .pausing import commit_paused
+from .pausing import commit_unpaused
 from .port import Capabilities, Health, Outcome, StagedVersion
 
 
@@ -52,19 +52,7 @@ class WebhookEngine:
 
     async def commit(self, version: StagedVersion, *, fallback: StagedVersion | None, owns_pause: bool) -> Outcome:
         """Post the version; for a failure of unknown extent, what was before."""
-        is_first = True
-
-        async def apply(wanted: StagedVersion) -> None:
-            nonlocal is_first
-            action, is_first = "activate" if is_first else "restore", False
-            await self._post(action, wanted, None if wanted is fallback else fallback)
-
-        async def nothing() -> None:
-            return None
-
-        return await commit_paused(
-            version, fallback, pause=None, apply=apply, resume=nothing, resume_timeout_s=self._spec.resume_timeout_s
-        )
+        return await commit_unpaused(version, fallback, self._post)
 
     async def _post(self, action: str, version: StagedVersion, before: StagedVersion | None) -> None:
         document = {

@@ -16,7 +16,7 @@ _NUMBER: Final = re.compile(r"([0-9]+)")
 
 
 def iterate_weights(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Yield (name, tensor) of each tensor below a directory; the tensors are on the CPU.
+    """Yield (name, tensor) of each tensor in a directory; the tensors are on the CPU.
 
     All headers are read before the first tensor is yielded.
 
